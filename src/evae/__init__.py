@@ -1,0 +1,63 @@
+"""Kernel-based variational autoencoders and the models they are compared with.
+
+    from evae import EVAE
+    model = EVAE(image_shape=(1, 32, 32), latent_dim=64)
+
+Names are imported when first used, so that ``evae --help`` need not wait for torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evae.data import open_store
+    from evae.distributions import Epanechnikov, KernelPosterior, kernel_penalty
+    from evae.evaluation import encode, evaluate, reconstruct, sample
+    from evae.models import EVAE, VAE, GaussianVAE, Terms
+    from evae.training import load_model, train
+
+_HOMES = {
+    "open_store": "data",
+    "Epanechnikov": "distributions",
+    "KernelPosterior": "distributions",
+    "kernel_penalty": "distributions",
+    "encode": "evaluation",
+    "evaluate": "evaluation",
+    "reconstruct": "evaluation",
+    "sample": "evaluation",
+    "EVAE": "models",
+    "VAE": "models",
+    "GaussianVAE": "models",
+    "Terms": "models",
+    "load_model": "training",
+    "train": "training",
+}
+
+__version__ = version("evae")
+__all__ = [
+    "EVAE",
+    "VAE",
+    "Epanechnikov",
+    "GaussianVAE",
+    "KernelPosterior",
+    "Terms",
+    "encode",
+    "evaluate",
+    "kernel_penalty",
+    "load_model",
+    "open_store",
+    "reconstruct",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'evae' has no attribute {name!r}")
+    return getattr(import_module(f"evae.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,26 @@
+"""Which images make step s of epoch e: a pure function of the seed, so that a run can start again anywhere."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The permutation of ``count`` images that epoch ``epoch`` goes through."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(seed: int, epoch: int, step: int, count: int, batch_size: int) -> NDArray[np.int64]:
+    """Indices of the images of one step; an epoch has ``count // batch_size`` steps, all of full size."""
+    return epoch_order(seed, epoch, count)[step * batch_size : (step + 1) * batch_size]
+
+
+def to_float(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """8-bit images (N, C, H, W) as float32 in [0, 1] on ``device``."""
+    return torch.from_numpy(np.array(images)).to(device).float().div_(255)

@@ -1,0 +1,284 @@
+"""Decoded images: made once, in parallel, then memory-mapped. A store is a folder written whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from evae.console import console, progress, warn
+from evae.data.decode import BadImageError, decode
+from evae.data.sources import Row, Source, Split, find_source
+from evae.errors import DataError
+
+OnBadImage = Literal["skip", "error"]
+
+_VERSION = 1  # of the layout below; another version is another folder
+_CHUNK = 64  # images decoded in one go by one thread
+_NAMED = 5  # bad images named in a warning
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split: 8-bit images (N, C, H, W), labels (N,) with -1 for none, and names (file or row number)."""
+
+    folder: Path
+    split: Split
+    shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        labels: NDArray[np.int64] = np.load(self.folder / f"{self.split}-labels.npy")
+        return labels
+
+    @cached_property
+    def names(self) -> list[str]:
+        return (self.folder / f"{self.split}-names.txt").read_text().split("\n")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Images of one source at one size.
+
+    Attributes:
+        source: as the user named it.
+        train, holdout: the two splits.
+        image_shape: (C, H, W).
+        class_names: names of the labels; empty where they have none.
+        fingerprint: digest of the decoded images and their split.
+        skipped: "name reason" of each image left out.
+        transform: what was done to the images, {"size", "crop"}.
+    """
+
+    source: str
+    train: ImageSet
+    holdout: ImageSet
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    skipped: tuple[str, ...]
+    transform: dict[str, int | None]
+
+
+def cache_folder() -> Path:
+    """$EVAE_CACHE, or evae in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evae"
+    return Path(os.environ.get("EVAE_CACHE", default))
+
+
+def open_store(
+    data: str, image_size: int | None = None, crop: int | None = None, on_bad_image: OnBadImage = "skip"
+) -> Store:
+    """The decoded images of ``data``, decoding them first if that was not done before.
+
+    Args:
+        data: see ``find_source``.
+        image_size: height and width to resize to; None: the source's own choice.
+        crop: side of the centre crop in the images' pixels; None: the source's own choice, else the shorter side.
+        on_bad_image: "skip" leaves out images that cannot be decoded, with a warning; "error" stops.
+
+    Raises:
+        DataError: there are no such images, or not enough that can be used.
+    """
+    source = find_source(data)
+    size, crop = image_size or source.size, crop or source.crop
+    if size < 1 or (crop is not None and crop < 1):
+        raise DataError(f"the image size and the crop must be positive, not {size} and {crop}")
+    key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / key
+    try:
+        if not (folder / "meta.json").exists():
+            _build_once(source, size, crop, on_bad_image, folder)
+        meta = json.loads((folder / "meta.json").read_text())
+    except OSError as error:
+        hint = "; free some space or set EVAE_CACHE to another disk" if error.errno == errno.ENOSPC else ""
+        raise DataError(
+            f"the image cache in {folder.parent} cannot be used ({error.strerror or error}){hint}"
+        ) from error
+    store = _as_store(data, folder, meta)
+    if store.skipped:
+        _report_skipped(store.skipped, on_bad_image)
+    return store
+
+
+def _as_store(data: str, folder: Path, meta: dict[str, Any]) -> Store:
+    shape = tuple(meta["image_shape"])
+    train, holdout = (ImageSet(folder, split, (meta["count"][split], *shape)) for split in ("train", "holdout"))
+    return Store(
+        source=data,
+        train=train,
+        holdout=holdout,
+        image_shape=shape,
+        class_names=tuple(meta["class_names"]),
+        fingerprint=meta["fingerprint"],
+        skipped=tuple(meta["skipped"]),
+        transform=meta["transform"],
+    )
+
+
+def _report_skipped(skipped: tuple[str, ...], on_bad_image: OnBadImage) -> None:
+    named = "; ".join(skipped[:_NAMED]) + ("; ..." if len(skipped) > _NAMED else "")
+    noun = "image" if len(skipped) == 1 else "images"
+    if on_bad_image == "error":
+        raise DataError(f"{len(skipped)} bad {noun}: {named} (--on_bad_image skip leaves them out)")
+    warn(f"{len(skipped)} bad {noun} skipped: {named}")
+
+
+# Building ----------------------------------------------------------------------------------------------------
+
+
+def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> None:
+    """Build the store under a lock: of two processes that start together one builds and the other waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        console.print("another process is decoding these images; waiting for it")
+        lock.acquire()
+    with lock:
+        if (folder / "meta.json").exists():
+            return
+        for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            _build(source, size, crop, on_bad_image, temporary)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    row: Row
+    digest: bytes  # of the undecoded content, so that an image is held out at every size or at none
+    pixels: NDArray[np.uint8]
+
+    @property
+    def split(self) -> Split:
+        return self.row.split or ("holdout" if int.from_bytes(self.digest) % 10 == 0 else "train")
+
+
+class _Writer:
+    """Appends the images of one split, always as three channels; ``finish`` reduces them to one where all are grey."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        self.path, self.prefix = folder / f"{split}.u8", str(folder / split)
+        self.file = self.path.open("wb")
+        self.names: list[str] = []
+        self.labels: list[int] = []
+
+    def add(self, image: _Decoded) -> None:
+        self.file.write(np.broadcast_to(image.pixels, (3, *image.pixels.shape[1:])).tobytes())
+        self.names.append(image.row.name)
+        self.labels.append(image.row.label)
+
+    def finish(self, size: int, grey: bool) -> None:
+        self.file.close()
+        if grey:
+            three = np.memmap(self.path, np.uint8, mode="r", shape=(len(self.names), 3, size, size))
+            one = self.path.with_suffix(".grey")
+            with one.open("wb") as file:
+                for start in range(0, len(three), 4096):
+                    file.write(three[start : start + 4096, :1].tobytes())
+            del three
+            os.replace(one, self.path)
+        np.save(f"{self.prefix}-labels.npy", np.array(self.labels, np.int64))
+        Path(f"{self.prefix}-names.txt").write_text("\n".join(self.names))
+
+
+def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> None:
+    writers: dict[Split, _Writer] = {"train": _Writer(folder, "train"), "holdout": _Writer(folder, "holdout")}
+    fingerprint, grey, skipped = blake2b(digest_size=16), True, []
+    kept_back: _Decoded | None = None  # the first image, for a split by content that would leave one side empty
+    with progress() as bar:
+        task = bar.add_task(f"decoding {source.name}", total=source.count)
+        for image in _decode_all(source, size, crop):
+            bar.advance(task)
+            if isinstance(image, str):
+                skipped.append(image)
+                if on_bad_image == "error":
+                    _report_skipped(tuple(skipped), on_bad_image)
+                continue
+            grey = grey and len(image.pixels) == 1
+            fingerprint.update(image.split.encode() + image.digest)
+            if kept_back is None and image.row.split is None:
+                kept_back = image
+                continue
+            writers[image.split].add(image)
+    if kept_back is not None:
+        _place(kept_back, writers)
+    for split, writer in writers.items():
+        if not writer.names:
+            bad = f" ({len(skipped)} cannot be decoded: {'; '.join(skipped[:_NAMED])})" if skipped else ""
+            raise DataError(f"--data {source.name} has no usable image for the {split} split{bad}")
+        writer.finish(size, grey)
+    meta = {
+        "image_shape": [1 if grey else 3, size, size],
+        "count": {split: len(writer.names) for split, writer in writers.items()},
+        "class_names": source.class_names,
+        "fingerprint": fingerprint.hexdigest(),
+        "skipped": skipped,
+        "transform": {"size": size, "crop": crop},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _place(image: _Decoded, writers: dict[Split, _Writer]) -> None:
+    """Put the first image where its content says, unless the other split would stay empty."""
+    empty = [split for split, writer in writers.items() if not writer.names]
+    writers[empty[0] if len(empty) == 1 else image.split].add(image)
+
+
+def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded | str]:
+    """The images in order, or "name reason" for one that cannot be decoded; a few chunks ahead, in threads.
+
+    Threads are enough: Pillow lets go of the interpreter while it decodes and resizes.
+    """
+    rows = source.rows()
+    workers = os.cpu_count() or 1
+    pending: deque[Future[list[_Decoded | str]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            while len(pending) < 2 * workers and (chunk := list(islice(rows, _CHUNK))):
+                pending.append(pool.submit(_decode_chunk, chunk, size, crop))
+            if not pending:
+                return
+            yield from pending.popleft().result()
+
+
+def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> list[_Decoded | str]:
+    images: list[_Decoded | str] = []
+    for row in rows:
+        try:
+            content = row.content()
+            raw = content if isinstance(content, bytes) else content.tobytes()
+            digest = blake2b(raw, digest_size=8).digest()
+            images.append(_Decoded(row, digest, decode(content, size, crop)))
+        except BadImageError as error:
+            images.append(f"{row.name} {error}")
+        except DataError as error:
+            raise DataError(f"{row.name} {error}") from error
+    return images

@@ -1,0 +1,7 @@
+"""Kernels, kernel posteriors and divergences: torch only, no images, no files."""
+
+from evae.distributions.divergence import kernel_penalty
+from evae.distributions.kernels import KERNELS, Epanechnikov, Kernel
+from evae.distributions.posterior import KernelPosterior
+
+__all__ = ["KERNELS", "Epanechnikov", "Kernel", "KernelPosterior", "kernel_penalty"]

@@ -1,0 +1,161 @@
+"""A run and hold-out images to numbers: evaluation.json and a table."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from evae.console import progress
+from evae.data import ImageSet, Store, open_store, to_float
+from evae.data.store import OnBadImage
+from evae.errors import ConfigError, DataError
+from evae.evaluation.metrics import (
+    PerImageMean,
+    Sharpness,
+    binary_cross_entropy,
+    mean_squared_error,
+    peak_signal_noise_ratio,
+)
+from evae.files import write_atomically
+from evae.models import VAE
+from evae.models.vae import Latents
+from evae.training import load_model, run
+
+_BATCH = 250
+
+
+def evaluate(
+    run_folder: Path,
+    data: str | None = None,
+    latents: Latents = "sample",
+    image_size: int | None = None,
+    crop: int | None = None,
+    on_bad_image: OnBadImage = "skip",
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Measure a run's reconstructions on the whole hold-out split; write evaluation.json and print a table.
+
+    Args:
+        run_folder: the folder of a trained run.
+        data: images to evaluate on instead of the run's own; as in evae train.
+        latents: decode one sample of each posterior, as in the paper, or its mean.
+        image_size: resize other images to this; default: their own, which must be the model's.
+        crop: side of the centre crop of other images.
+        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
+        seed: of the posterior's samples.
+        device: where to compute, e.g. cpu or cuda.
+
+    Returns:
+        What evaluation.json holds: model, data, split, count, latents and metrics. bce and the divergence are nats
+        per image.
+
+    Raises:
+        RunError: the folder is no run, or its weights are damaged.
+        DataError: the images cannot be used with this model.
+    """
+    folder = Path(run_folder)
+    model = load_model(folder).to(usable_device(device))
+    store = run_data(folder, model, data, image_size, crop, on_bad_image)
+    torch.manual_seed(seed)
+    result = {
+        "model": type(model).__name__,
+        "data": store.source,
+        "split": "holdout",
+        "count": len(store.holdout),
+        "latents": latents,
+        "seed": seed,
+        "metrics": measure(model, store.holdout, latents),
+    }
+    write_atomically(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    Console().print(results_table({str(folder): result}))
+    return result
+
+
+def usable_device(name: str) -> torch.device:
+    """The device, once something has been put there.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def run_data(
+    folder: Path, model: VAE, data: str | None, image_size: int | None, crop: int | None, on_bad_image: OnBadImage
+) -> Store:
+    """The run's own images, or others of the shape its model takes.
+
+    Raises:
+        DataError: the images have another size or number of channels.
+    """
+    if data is None:
+        config = run.read_config(folder)
+        data, image_size, crop = config["data"], config.get("image_size"), config.get("crop")
+    store = open_store(data, image_size, crop, on_bad_image)
+    channels, size, _ = model.image_shape
+    if store.image_shape[0] != channels:
+        raise DataError(f"the images of {data} have {store.image_shape[0]} channels, the model takes {channels}")
+    if store.image_shape[1] != size:
+        raise DataError(
+            f"the images of {data} come to {store.image_shape[1]} pixels, the model takes {size}; "
+            f"--image_size {size} resizes them"
+        )
+    return store
+
+
+def batches(images: ImageSet, device: torch.device, title: str) -> Iterator[Tensor]:
+    """The images in order, as floats (N, C, H, W) in [0, 1], with a progress bar."""
+    with progress() as bar:
+        task = bar.add_task(title, total=len(images))
+        for start in range(0, len(images), _BATCH):
+            batch = to_float(images.images[start : start + _BATCH], device)
+            yield batch
+            bar.advance(task, len(batch))
+
+
+@torch.no_grad()
+def measure(model: VAE, images: ImageSet, latents: Latents) -> dict[str, float]:
+    """The metrics of ``model``'s reconstructions of ``images``."""
+    against_real = {
+        "bce": PerImageMean(binary_cross_entropy),
+        "mse": PerImageMean(mean_squared_error),
+        "psnr": PerImageMean(peak_signal_noise_ratio),
+    }
+    terms = {"reconstruction": PerImageMean(), model.objective.divergence_name: PerImageMean()}
+    sharpnesses = {"sharpness": Sharpness(), "sharpness_real": Sharpness()}
+    for batch in batches(images, next(model.parameters()).device, "evaluating"):
+        q = model.posterior(batch)
+        p = model.likelihood(q.mean if latents == "mean" else q.rsample())
+        decoded, real = p.mean.cpu(), batch.cpu()
+        for metric in against_real.values():
+            metric.update(decoded, real)
+        for metric, values in zip(
+            terms.values(), (-p.log_prob(batch), model.objective.divergence(model, q)), strict=True
+        ):
+            metric.update(values.cpu())
+        for metric, pictures in zip(sharpnesses.values(), (decoded, real), strict=True):
+            metric.update(pictures)
+    return {name: metric.compute().item() for name, metric in (against_real | terms | sharpnesses).items()}
+
+
+def results_table(results: dict[str, dict[str, Any]]) -> Table:
+    """Runs side by side: a row for each metric, a column for each run."""
+    first = next(iter(results.values()))
+    table = Table()
+    table.add_column(f"{first['data']}\n{first['count']} hold-out images\nlatents: {first['latents']}")
+    for name, result in results.items():
+        table.add_column(f"{result['model']}\n{name}", justify="right")
+    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result["metrics"]))
+    for metric in metrics:
+        values = [result["metrics"].get(metric) for result in results.values()]
+        table.add_row(metric, *("" if value is None else f"{value:.4g}" for value in values))
+    return table

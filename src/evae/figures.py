@@ -1,0 +1,68 @@
+"""Pictures of images and curves; knows neither models nor runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+_GAP = 2  # pixels between images of a grid
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) in [0, 1] as rounded 8-bit (N, H, W, C)."""
+    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels (H, W, C), C = 1 or 3, as a Pillow image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
+    """Images (N, C, H, W) in [0, 1] on a white grid."""
+    pixels = to_uint8(images)
+    count, height, width, _ = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP)
+    grid = Image.new("L" if pixels.shape[-1] == 1 else "RGB", size, "white")
+    for i, image in enumerate(pixels):
+        grid.paste(to_image(image), (_GAP + i % columns * (width + _GAP), _GAP + i // columns * (height + _GAP)))
+    return grid
+
+
+def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
+    """Named rows of images (N, C, H, W), one under the other, as a PNG: originals above reconstructions, say."""
+    from matplotlib.figure import Figure
+
+    count = max(map(len, rows.values()))
+    figure = Figure(figsize=(1.4 + 0.8 * count, 0.85 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (name, images) in zip(axes, rows.items(), strict=True):
+        axis.imshow(np.asarray(image_grid(images, columns=len(images))), cmap="gray", vmin=0, vmax=255)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set_xticks([], [])
+        axis.set_yticks([], [])
+        axis.spines[:].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def save_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str, path: Path) -> None:
+    """Panels side by side, each with its named curves of (x, y) points, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+    for axis, (title, panel) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for name, points in panel.items():
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        axis.set_title(title)
+        axis.set_xlabel(xlabel)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,41 @@
+"""Priors: modules that return the distribution of the latents, so that it moves with the model's device and type."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, Uniform
+
+from evae.errors import ConfigError
+
+
+class _IndependentPrior(nn.Module):
+    """``latent_dim`` independent coordinates with one spread, held as a buffer that is not saved."""
+
+    spread: Tensor
+
+    def __init__(self, latent_dim: int, spread: float) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ConfigError(f"latent_dim must be at least 1, not {latent_dim}")
+        self.register_buffer("spread", torch.full((latent_dim,), float(spread)), persistent=False)
+
+
+class UniformPrior(_IndependentPrior):
+    """Uniform on [-B/2, B/2] in each of ``latent_dim`` coordinates; B is ``support_length``."""
+
+    def __init__(self, latent_dim: int, support_length: float) -> None:
+        super().__init__(latent_dim, support_length)
+
+    def forward(self) -> Distribution:
+        half = self.spread / 2
+        return Independent(Uniform(-half, half, validate_args=False), 1, validate_args=False)
+
+
+class NormalPrior(_IndependentPrior):
+    """Normal with mean 0 and standard deviation ``scale`` in each of ``latent_dim`` coordinates."""
+
+    def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
+        super().__init__(latent_dim, scale)
+
+    def forward(self) -> Distribution:
+        normal = Normal(torch.zeros_like(self.spread), self.spread, validate_args=False)
+        return Independent(normal, 1, validate_args=False)

@@ -1,0 +1,266 @@
+"""The run folder: what a run was asked, what it measured, and what it needs to go on.
+
+    config.yaml          the resolved command
+    config.json, model.safetensors, README.md    the model, for from_pretrained
+    metrics.jsonl        one line an epoch, and one every ``log_every`` steps
+    checkpoints/last     the newest state; checkpoints/previous the one before
+    figures/             losses and reconstructions
+
+A checkpoint is a folder of safetensors and JSON, complete before it takes its name.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from evae.console import warn
+from evae.errors import RunError
+from evae.files import write_atomically
+from evae.models import VAE
+
+CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+_STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run is; all that a resumed run needs besides weights, optimizer and the resolved command.
+
+    Attributes:
+        images: fingerprint of the images trained on.
+        step: optimizer steps taken since the start.
+        sums: sums of each logged term over the current epoch's steps so far.
+        metrics_bytes: length of metrics.jsonl; what was written after it is written again.
+        training_seconds: time spent on steps in the current epoch.
+    """
+
+    images: str
+    step: int = 0
+    sums: list[float] = field(default_factory=list)
+    metrics_bytes: int = 0
+    training_seconds: float = 0.0
+
+
+# Starting a run ----------------------------------------------------------------------------------------------
+
+# Settings that may change between the parts of a run.
+_FREE = frozenset({"out", "epochs", "resume", "overwrite", "logger", "log_every"})
+
+
+def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
+    """Make a new run folder with its resolved command.
+
+    Raises:
+        RunError: the folder exists and is not empty, and ``overwrite`` is not set; or it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise RunError(
+                f"{folder} exists; continue it with --resume auto, replace it with --overwrite, or choose another --out"
+            )
+        if not (folder / CONFIG).exists():
+            raise RunError(f"{folder} is not a run folder; --overwrite replaces nothing else")
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be made ({error.strerror})") from error
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.yaml."""
+    write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved command of a run.
+
+    Raises:
+        RunError: the folder is no run, or its config.yaml is damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except OSError as error:
+        raise RunError(f"{folder} is no run folder: it has no {CONFIG}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder / CONFIG} is damaged") from error
+    if not isinstance(config, dict) or not isinstance(config.get("data"), str):
+        raise RunError(f"{folder / CONFIG} is not the resolved command of a run")
+    return config
+
+
+def check_same_settings(folder: Path, config: dict[str, Any]) -> None:
+    """Raise RunError, saying which differ, unless the run was started with the settings it is to be resumed with."""
+    old, new = _flat(read_config(folder)), _flat(config)
+    differing = sorted(k for k in old.keys() | new.keys() if k.split(".")[0] not in _FREE and old.get(k) != new.get(k))
+    if differing:
+        listed = "; ".join(f"{key}: {old.get(key)} in the run, {new.get(key)} now" for key in differing)
+        raise RunError(f"{folder} was started with other settings ({listed}); use the same, or another --out")
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        items |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return items
+
+
+def load_model(folder: Path) -> VAE:
+    """The model of a run, in evaluation mode on the CPU.
+
+    Raises:
+        RunError: the folder is no run, has no weights yet, or they are damaged.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no run folder: it does not exist")
+    model: VAE = VAE.from_pretrained(folder)
+    return model
+
+
+# Metrics -----------------------------------------------------------------------------------------------------
+
+
+def append_metrics(folder: Path, line: dict[str, Any], progress: Progress) -> None:
+    """Add a line to metrics.jsonl and note its new length in ``progress``."""
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+        progress.metrics_bytes = file.tell()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def truncate_metrics(folder: Path, progress: Progress) -> None:
+    """Forget the lines written after the checkpoint was."""
+    (folder / METRICS).touch()
+    os.truncate(folder / METRICS, progress.metrics_bytes)
+
+
+# Checkpoints -------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, model: VAE, optimizer: Optimizer, progress: Progress) -> None:
+    """Write checkpoints/last and the model itself; the checkpoint before stays until the new one is complete.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    checkpoints = folder / CHECKPOINTS
+    last, previous = checkpoints / "last", checkpoints / "previous"
+    try:
+        checkpoints.mkdir(exist_ok=True)
+        for leftover in checkpoints.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
+        _write_state(temporary, model, optimizer, progress)
+        if last.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(last, previous)
+        os.replace(temporary, last)
+        _save_model(folder, model)
+    except (OSError, RunError) as error:
+        for leftover in checkpoints.glob("*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        kept = "; the checkpoint before it is kept and --resume auto starts from it" if last.exists() else ""
+        raise RunError(
+            f"the checkpoint at step {progress.step} of {folder} could not be written ({reason}){kept}"
+        ) from error
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, images: str) -> Progress | None:
+    """Put the newest whole checkpoint into model and optimizer; None where there is none.
+
+    Raises:
+        RunError: there are checkpoints, but none is whole, or they are of other images than those with
+            fingerprint ``images``.
+    """
+    errors = []
+    for name in ("last", "previous"):
+        checkpoint = folder / CHECKPOINTS / name
+        if not checkpoint.is_dir():
+            continue
+        try:
+            progress = _read_state(checkpoint, model, optimizer)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            errors.append(f"{checkpoint} is damaged ({str(error).splitlines()[0]})")
+            continue
+        for damage in errors:
+            warn(f"{damage}; going on from the one before, at step {progress.step}")
+        if progress.images != images:
+            raise RunError(f"the images have changed since {folder} was started; start again with another --out")
+        return progress
+    if errors:
+        raise RunError("; ".join(errors))
+    return None
+
+
+def _write_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+    tensors, settings = _flatten_optimizer(optimizer)
+    contents = {_MODEL: save(_contiguous(model.state_dict())), _OPTIMIZER: save(tensors)}
+    state = {
+        "version": 1,
+        "progress": asdict(progress),
+        "optimizer": settings,
+        "digests": {name: _digest(content) for name, content in contents.items()},
+    }
+    for name, content in contents.items():
+        write_atomically(checkpoint / name, content)
+    write_atomically(checkpoint / _STATE, json.dumps(state))
+
+
+def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
+    state = json.loads((checkpoint / _STATE).read_text())
+    contents = {name: (checkpoint / name).read_bytes() for name in (_MODEL, _OPTIMIZER)}
+    for name, content in contents.items():
+        if _digest(content) != state["digests"][name]:
+            raise ValueError(f"{name} is not what was written")
+    progress = Progress(**state["progress"])
+    model.load_state_dict(load(contents[_MODEL]))
+    optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
+    return progress
+
+
+def _flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name ("3.exp_avg") and plain settings."""
+    state = optimizer.state_dict()
+    tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    return _contiguous(tensors), {"param_groups": state["param_groups"]}
+
+
+def _unflatten_optimizer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, **settings}
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _save_model(folder: Path, model: VAE) -> None:
+    """save_pretrained, each file moved to its place when complete."""
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder / CHECKPOINTS) as temporary:
+        model.save_pretrained(temporary)
+        for file in Path(temporary).iterdir():
+            os.replace(file, folder / file.name)

@@ -1,0 +1,51 @@
+"""Seeds, the cache folder, small images and oracles shared by the tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ORACLES = Path(__file__).parent / "oracles"
+
+
+def oracle(name: str):
+    """Reference values computed independently, to 12-17 digits."""
+    return json.loads((ORACLES / f"{name}.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def _shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache(_shared_cache, monkeypatch):
+    """Decoded images stay out of the user's cache."""
+    monkeypatch.setenv("EVAE_CACHE", str(_shared_cache))
+    return _shared_cache
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory) -> str:
+    """An .npz of 16x16 grey images of a bright blob somewhere: 48 to train on, 16 held out, two classes."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    centres = rng.uniform(4, 12, (64, 2))
+    distance = (y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2
+    images = (255 * np.exp(-distance / 8)).astype(np.uint8)
+    labels = (centres[:, 0] > 8).astype(int)
+    path = tmp_path_factory.mktemp("blobs") / "blobs.npz"
+    np.savez(path, x_train=images[:48], y_train=labels[:48], x_test=images[48:], y_test=labels[48:])
+    return str(path)

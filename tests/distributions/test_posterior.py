@@ -1,0 +1,204 @@
+"""Kernel posteriors against oracles, high-precision arithmetic, quadrature and their own samples."""
+
+import copy
+import itertools
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import Laplace, Normal, Uniform
+
+from evae.distributions import KERNELS, Epanechnikov, KernelPosterior, kernel_penalty
+from tests.conftest import oracle
+
+DOUBLE = torch.float64
+SIX_SIGMA_RATE = 1e-6
+
+
+def posterior(loc, scale, bandwidth, support_length, prior="uniform", kernel=Epanechnikov, dtype=DOUBLE):
+    """A scalar posterior with a prior of support length (or standard deviation) B."""
+    loc, scale, length = (torch.tensor(float(v), dtype=dtype) for v in (loc, scale, support_length))
+    p = Uniform(-length / 2, length / 2) if prior == "uniform" else Normal(torch.zeros_like(length), length)
+    return KernelPosterior(kernel(loc, scale), p, bandwidth, validate_args=False)
+
+
+CASES = [case for case in oracle("posterior") if case["kernel"] in KERNELS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['kernel']}-{c['prior']}-{c['scale']}-{c['support_length']}")
+def test_oracle(case):
+    q = posterior(*(case[k] for k in ("loc", "scale", "bandwidth", "support_length", "prior")), KERNELS[case["kernel"]])
+    assert q.mean.item() == pytest.approx(case["mean"], rel=1e-12, abs=1e-15)
+    assert q.variance.item() == pytest.approx(case["variance"], rel=1e-12)
+    for z, expected in case["log_prob"]:
+        # the oracle is rounded at the 12th decimal
+        assert q.log_prob(torch.tensor(z, dtype=DOUBLE)).item() == pytest.approx(expected, abs=2e-11)
+
+
+def exact_uniform(z, w, length):
+    """ln q for centre 0 by the closed CDF, in 80 digits."""
+    with mpmath.workdps(80):
+        z, w, length = map(mpmath.mpf, (z, w, length))
+
+        def cdf(t):
+            t = max(-1, min(1, t))
+            return (2 + 3 * t - t**3) / 4
+
+        q = (cdf((z + length / 2) / w) - cdf((z - length / 2) / w)) / length
+        return float(mpmath.log(q)) if q > 0 else -math.inf
+
+
+def exact_normal(z, w, sigma):
+    """ln q for centre 0 by truncated normal moments, in 200 digits."""
+    with mpmath.workdps(200):
+        t, w, s = map(mpmath.mpf, (z, w, sigma))
+        a, e = (t - w) / s, (t + w) / s
+        m0 = (mpmath.erfc(a / mpmath.sqrt(2)) - mpmath.erfc(e / mpmath.sqrt(2))) / 2
+        m1 = mpmath.npdf(a) - mpmath.npdf(e)
+        m2 = m0 + a * mpmath.npdf(a) - e * mpmath.npdf(e)
+        return float(mpmath.log(3 / (4 * w) * (m0 - (t**2 * m0 - 2 * t * s * m1 + s**2 * m2) / w**2)))
+
+
+RATIOS = [1e-6, 1e-3, 0.1, 0.49, 0.5, 0.51, 1.0, 3.0, 30.0, 1e3, 1e6]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_uniform_prior_is_exact_for_every_w_over_b(ratio):
+    length = 0.1
+    w = ratio * length
+    for fraction in (0.0, 0.3, 0.7, 0.99, 0.999999, 1.5):
+        for z in (fraction * (w + length / 2), abs(w - length / 2) + fraction * min(w, length / 2)):
+            got = posterior(0, w, 1, length).log_prob(torch.tensor(z, dtype=DOUBLE)).item()
+            # Near the edge the rounding of z itself moves q by eps/(1 - fraction).
+            assert got == pytest.approx(exact_uniform(z, w, length), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_normal_prior_is_exact_for_every_w_over_sigma(ratio):
+    sigma = 0.1
+    w = ratio * sigma
+    for fraction, deviations in itertools.product((0, 0.3, 0.9, 0.999, 1.0, 1.001), (0, 0.5, 3, 9, 20)):
+        z = fraction * w + deviations * sigma
+        got = posterior(0, w, 1, sigma, "gaussian").log_prob(torch.tensor(z, dtype=DOUBLE)).item()
+        assert got == pytest.approx(exact_normal(z, w, sigma), rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
+def test_float32_agrees_with_float64(prior):
+    for ratio, fraction in itertools.product(RATIOS, (0.0, 0.25, 0.5, 0.75)):
+        w, length = ratio * 0.125, 0.125
+        z = fraction * (w + length / 2)
+        single, double = (
+            posterior(0, w, 1, length, prior, dtype=dtype).log_prob(torch.tensor(z, dtype=torch.float32).to(dtype))
+            for dtype in (torch.float32, DOUBLE)
+        )
+        assert single.dtype == torch.float32
+        assert single.item() == pytest.approx(double.item(), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
+@pytest.mark.parametrize(("scale", "length"), [(1.0, 0.1), (0.1, 1.0), (0.7, 0.5)])
+def test_samples_and_density_are_of_one_law(prior, scale, length):
+    """KS of draws against the integrated density; fails for one seed in 10^6."""
+    q = posterior(0.4, scale, 0.5, length, prior)
+    reach = 0.5 * scale + (length / 2 if prior == "uniform" else 9 * length)
+    grid = torch.linspace(0.2 - reach, 0.2 + reach, 20_001, dtype=DOUBLE)
+    density = q.log_prob(grid).exp().numpy()
+    cdf = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(grid))])
+    assert cdf[-1] == pytest.approx(1, abs=1e-6)
+    draws = q.sample((100_000,)).numpy()
+    assert stats.kstest(draws, lambda z: np.interp(z, grid, cdf)).pvalue > SIX_SIGMA_RATE
+    assert draws.mean() == pytest.approx(q.mean.item(), abs=5 * q.stddev.item() / math.sqrt(len(draws)))
+    assert draws.var() == pytest.approx(q.variance.item(), rel=0.03)
+
+
+@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
+def test_log_prob_gradients(prior):
+    values = [[0.3, -0.2, 0.0], [0.5, 1.5, 0.9], [0.4, 0.4, 0.7], [0.3, 0.2, 0.15], [0.2, 0.1, 0.05]]
+    inputs = tuple(torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in values)
+
+    def log_prob(loc, scale, bandwidth, length, z):
+        p = Uniform(-length / 2, length / 2) if prior == "uniform" else Normal(torch.zeros_like(length), length)
+        return KernelPosterior(Epanechnikov(loc, scale), p, bandwidth, validate_args=False).log_prob(z)
+
+    assert torch.autograd.gradcheck(log_prob, inputs)
+
+
+@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_finite_at_extremes(prior, dtype):
+    grid = itertools.product([-1e3, 0, 1e3], [1e-8, 1e-3, 1.0, 1e6], [1e-4, 0.3594, 10.0], [1e-3, 0.1, 1e3])
+    inputs = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in zip(*grid, strict=True)]
+    loc, scale, bandwidth, length = inputs
+    p = Uniform(-length / 2, length / 2) if prior == "uniform" else Normal(torch.zeros_like(length), length)
+    q = KernelPosterior(Epanechnikov(loc, scale), p, bandwidth)
+    z = q.rsample()
+    at_mean = q.log_prob(q.mean.detach())
+    for value in (z, at_mean, q.variance, kernel_penalty(q.kernel, q.support_length)):
+        assert value.isfinite().all()
+        for gradient in torch.autograd.grad(value.sum(), inputs, retain_graph=True, allow_unused=True):
+            assert gradient is None or gradient.isfinite().all()
+
+
+def test_outside_the_support_is_minus_infinity_with_finite_gradient():
+    q = posterior(0, 1, 0.5, 0.2)
+    z = torch.tensor([-0.7, 0.61, 1e20], dtype=DOUBLE, requires_grad=True)
+    log_prob = KernelPosterior(q.kernel, q.prior, 0.5, validate_args=False).log_prob(z)
+    assert (log_prob == -math.inf).all()
+    log_prob.exp().sum().backward()
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_no_draw_outside_the_support(dtype):
+    for loc, scale, length in itertools.product((0, 1e3), (1e-6, 1.0, 1e6), (1e-3, 1.0)):
+        q = posterior(loc, scale, 0.3594, length, dtype=dtype)
+        assert q.support.check(q.rsample((10_000,))).all()
+
+
+def test_rsample_is_algorithm_1_and_its_gradient():
+    loc, scale, b = (torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (0.2, 0.7, 0.36))
+    q = KernelPosterior(Epanechnikov(loc, scale), Uniform(*torch.tensor([-0.05, 0.05], dtype=DOUBLE)), b)
+    torch.manual_seed(3)
+    z = q.rsample()
+    torch.manual_seed(3)
+    k = 2 * math.sin(math.asin(2 * torch.rand((), dtype=DOUBLE).item() - 1) / 3)
+    u = -0.05 + 0.1 * torch.rand((), dtype=DOUBLE).item()
+    assert z.item() == pytest.approx(0.36 * (0.2 + 0.7 * k) + u, rel=1e-14)
+    gradients = torch.autograd.grad(z, (loc, scale, b))
+    assert [g.item() for g in gradients] == pytest.approx([0.36, 0.36 * k, 0.2 + 0.7 * k], rel=1e-13)
+
+
+def test_a_shifted_prior_shifts_the_posterior():
+    kernel = Epanechnikov(*torch.tensor([0.3, 0.8], dtype=DOUBLE))
+    low = KernelPosterior(kernel, Uniform(*torch.tensor([-0.5, 0.5], dtype=DOUBLE)), 0.5)
+    high = KernelPosterior(kernel, Uniform(*torch.tensor([1.5, 2.5], dtype=DOUBLE)), 0.5)
+    z = torch.linspace(-0.5, 0.7, 7, dtype=DOUBLE)
+    torch.testing.assert_close(high.log_prob(z + 2), low.log_prob(z))
+
+
+def test_contract():
+    q = KernelPosterior(Epanechnikov(torch.zeros(3, 1), torch.ones(4)), Normal(0.0, 0.1), 0.4)
+    assert q.batch_shape == (3, 4)
+    assert q.rsample((2,)).shape == (2, 3, 4)
+    assert q.log_prob(torch.zeros(2, 3, 4)).shape == (2, 3, 4)
+    wide = q.expand((5, 3, 4))
+    assert wide.rsample().shape == wide.mean.shape == wide.variance.shape == wide.support_length.shape == (5, 3, 4)
+    torch.testing.assert_close(copy.deepcopy(q).log_prob(torch.zeros(3, 4)), q.log_prob(torch.zeros(3, 4)))
+    with pytest.raises(ValueError, match="bandwidth"):
+        KernelPosterior(Epanechnikov(0.0, 1.0), Normal(0.0, 0.1), 0.0)
+    with pytest.raises(TypeError, match="Laplace"):
+        KernelPosterior(Epanechnikov(0.0, 1.0), Laplace(0.0, 1.0), 1.0)
+
+
+def test_kernel_penalty_is_equation_8():
+    """3B/(5 M r), and no part of μ."""
+    loc, scale = torch.randn(5, dtype=DOUBLE, requires_grad=True), torch.rand(5, dtype=DOUBLE).requires_grad_()
+    penalty = kernel_penalty(Epanechnikov(loc, scale), support_length=0.1, n=100)
+    torch.testing.assert_close(penalty, 3 * 0.1 / (5 * 100) / scale)
+    loc_gradient, scale_gradient = torch.autograd.grad(penalty.sum(), (loc, scale), allow_unused=True)
+    assert loc_gradient is None
+    torch.testing.assert_close(scale_gradient, -3 * 0.1 / 500 / scale**2)

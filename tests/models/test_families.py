@@ -1,0 +1,281 @@
+"""Families: the objective's value by hand, shapes, precisions, hostile images, saving and loading."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.distributions import Independent, Normal
+from torch.nn import functional
+
+from evae import EVAE, VAE, GaussianVAE
+from evae.distributions import KernelPosterior
+from evae.errors import ConfigError, RunError
+from evae.models.likelihoods import LIKELIHOODS
+
+SHAPE = (1, 16, 16)
+FAMILIES = {
+    "EVAE": EVAE,
+    "EVAE, Gaussian prior": lambda *args, **kwargs: EVAE(*args, prior="gaussian", **kwargs),
+    "GaussianVAE": GaussianVAE,
+}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, *SHAPE)
+
+
+def test_shapes_of_the_interface(family, images):
+    model = family(SHAPE, latent_dim=5)
+    q = model.posterior(images)
+    assert q.batch_shape == (6,)
+    assert q.event_shape == (5,)
+    z = q.rsample()
+    p = model.likelihood(z)
+    assert p.batch_shape == (6,)
+    assert p.event_shape == SHAPE
+    terms = model(images)
+    assert terms.reconstruction.shape == terms.divergence.shape == (6,)
+    assert terms.loss.shape == ()
+    assert model.encode(images).shape == (6, 5)
+    assert model.decode(z).shape == model.reconstruct(images).shape == images.shape
+    samples = model.sample(3)
+    assert samples.shape == (3, *SHAPE)
+    for pictures in (model.decode(z), samples):
+        assert ((pictures >= 0) & (pictures <= 1)).all()
+    assert model.prior().event_shape == (5,)
+
+
+def test_evae_loss_is_equation_10():
+    model = EVAE(SHAPE, latent_dim=3, bandwidth=0.4, support_length=0.2, n=50).double()
+    images = torch.rand(4, *SHAPE, dtype=torch.float64)
+    torch.manual_seed(1)
+    terms = model(images)
+
+    torch.manual_seed(1)
+    features = model.encoder.body(images)
+    mu, r = model.encoder.loc(features), model.encoder.log_scale(features).exp()
+    k = 2 * torch.sin(torch.asin(2 * torch.rand_like(mu) - 1) / 3)
+    z = 0.4 * (mu + r * k) + 0.2 * (torch.rand_like(mu) - 0.5)
+    bce = functional.binary_cross_entropy(model.decoder(z).sigmoid(), images, reduction="none").flatten(1).sum(1)
+    penalty = (3 * 0.2 / (5 * 50) / r).sum(1)
+    torch.testing.assert_close(terms.reconstruction, bce)
+    torch.testing.assert_close(terms.divergence, penalty)
+    torch.testing.assert_close(terms.loss, (bce + penalty).mean())
+    assert model.objective.divergence_name == "penalty"
+
+
+def test_penalty_does_not_depend_on_the_batch():
+    model = EVAE(SHAPE, latent_dim=3).eval()
+    images = torch.rand(8, *SHAPE)
+    together = model(images).divergence
+    apart = torch.cat([model(batch).divergence for batch in images.split(3)])
+    torch.testing.assert_close(together, apart)
+
+
+def test_the_centre_is_trained_by_the_reconstruction_alone():
+    model = EVAE(SHAPE, latent_dim=3)
+    model(torch.rand(4, *SHAPE)).divergence.sum().backward()
+    assert model.encoder.loc.weight.grad is None
+    assert model.encoder.log_scale.weight.grad.abs().sum() > 0
+
+
+def test_gaussian_vae_loss_is_the_negative_elbo():
+    model = GaussianVAE(SHAPE, latent_dim=3).double()
+    images = torch.rand(4, *SHAPE, dtype=torch.float64)
+    terms = model(images)
+    features = model.encoder.body(images)
+    mu, sigma = model.encoder.loc(features), model.encoder.log_scale(features).exp()
+    kl = 0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log()).sum(1)
+    torch.testing.assert_close(terms.divergence, kl)
+    torch.testing.assert_close(terms.loss, (terms.reconstruction + kl).mean())
+    assert model.objective.divergence_name == "kl"
+
+
+@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
+def test_evae_posterior_is_the_papers(prior, images):
+    model = EVAE(SHAPE, latent_dim=3, bandwidth=0.3, support_length=0.2, prior=prior)
+    q = model.posterior(images).base_dist
+    assert isinstance(q, KernelPosterior)
+    torch.testing.assert_close(q.support_length, torch.full((6, 3), 0.2))
+    torch.testing.assert_close(q.bandwidth, torch.full((6, 3), 0.3))
+    assert model.prior().stddev[0].item() == pytest.approx(0.2 if prior == "gaussian" else 0.2 / math.sqrt(12))
+
+
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+def test_every_likelihood_trains(family, likelihood, images):
+    model = family(SHAPE, latent_dim=2, likelihood=likelihood)
+    model(images).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_bernoulli_reconstruction_of_intensities_is_the_cross_entropy(images):
+    model = GaussianVAE(SHAPE, latent_dim=2).eval()
+    z = torch.randn(6, 2)
+    bce = functional.binary_cross_entropy_with_logits(model.decoder(z), images, reduction="none").flatten(1).sum(1)
+    torch.testing.assert_close(-model.likelihood(z).log_prob(images), bce)
+
+
+def test_continuous_bernoulli_and_gaussian_are_densities(images):
+    for likelihood in ("continuous_bernoulli", "gaussian"):
+        model = GaussianVAE(SHAPE, latent_dim=2, likelihood=likelihood).double().eval()
+        p = model.likelihood(torch.randn(1, 2, dtype=torch.float64)).base_dist
+        low, high = (0, 1) if likelihood == "continuous_bernoulli" else (-20, 20)
+        x = torch.linspace(low, high, 20_001, dtype=torch.float64)
+        density = p.expand((len(x), *SHAPE)).log_prob(x.view(-1, 1, 1, 1).expand(-1, *SHAPE)).exp()
+        torch.testing.assert_close(
+            torch.trapezoid(density, x, dim=0), torch.ones(SHAPE, dtype=torch.float64), rtol=1e-6, atol=0
+        )
+
+
+@given(fill=st.sampled_from([0.0, 1.0, 0.5, None]), count=st.integers(2, 5), shift=st.floats(-1e4, 1e4))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_loss_and_gradients_are_finite(family, fill, count, shift):
+    """Also where the encoder asks for spreads far beyond the range it may have."""
+    model = family(SHAPE, latent_dim=3)
+    with torch.no_grad():
+        model.encoder.log_scale.bias.fill_(shift)
+    images = torch.rand(count, *SHAPE) if fill is None else torch.full((count, *SHAPE), fill)
+    scale = model.posterior(images).stddev
+    assert scale.isfinite().all()
+    if abs(shift) < 10:
+        terms = model(images)
+        terms.loss.backward()
+        assert terms.loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_one_image_float64_and_autocast(family):
+    model = family(SHAPE, latent_dim=3).eval()
+    assert model(torch.rand(1, *SHAPE)).loss.isfinite()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model(torch.rand(2, *SHAPE))
+        assert model.posterior(torch.rand(2, *SHAPE)).mean.dtype == torch.float32
+    assert terms.loss.dtype == terms.reconstruction.dtype == torch.float32
+    assert model.double()(torch.rand(2, *SHAPE, dtype=torch.float64)).loss.dtype == torch.float64
+
+
+def test_encode_is_deterministic_and_sample_follows_the_seed(family, images):
+    model = family(SHAPE, latent_dim=3).eval()
+    assert torch.equal(model.encode(images), model.encode(images))
+    assert torch.equal(model.reconstruct(images), model.reconstruct(images))
+    assert not torch.equal(model.reconstruct(images, "sample"), model.reconstruct(images, "sample"))
+    torch.manual_seed(2)
+    first = model.sample(2)
+    torch.manual_seed(2)
+    assert torch.equal(first, model.sample(2))
+
+
+def test_own_encoder_and_decoder(images):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(256, 7), nn.ReLU())
+    decoder = nn.Sequential(nn.Linear(3, 256), nn.Unflatten(1, SHAPE))
+    model = EVAE(SHAPE, latent_dim=3, encoder=body, decoder=decoder)
+    assert model.encoder.loc.in_features == 7
+    model(images).loss.backward()
+    assert body[1].weight.grad.abs().sum() > 0
+    odd = EVAE((2, 9, 7), 2, encoder=nn.Flatten(), decoder=nn.Sequential(nn.Linear(2, 126), nn.Unflatten(1, (2, 9, 7))))
+    assert odd.reconstruct(torch.rand(3, 2, 9, 7)).shape == (3, 2, 9, 7)
+
+
+def test_parts_of_ones_own(images):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Linear(256, 2)
+
+        def forward(self, images):
+            return Independent(Normal(self.loc(images.flatten(1)), 0.1), 1)
+
+    like = GaussianVAE(SHAPE, latent_dim=2)
+    model = VAE(SHAPE, Encoder(), like.prior, like.decoder, like.pixels, like.objective)
+    model(images).loss.backward()
+    assert model.encoder.loc.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"bandwidth": 0}, "bandwidth"),
+        ({"bandwidth": math.inf}, "bandwidth"),
+        ({"support_length": -0.1}, "support_length"),
+        ({"support_length": math.nan}, "support_length"),
+        ({"n": 0}, "n must"),
+        ({"kernel": "nope"}, "unknown kernel 'nope'; known: "),
+        ({"prior": "nope"}, "unknown prior"),
+        ({"likelihood": "nope"}, "unknown likelihood"),
+    ],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        EVAE(SHAPE, **settings)
+
+
+def test_images_that_do_not_fit(family):
+    model = family(SHAPE, latent_dim=2)
+    with pytest.raises(ConfigError, match=r"\(N, 1, 16, 16\), not torch.float32 of shape \(2, 1, 32, 32\)"):
+        model(torch.rand(2, 1, 32, 32))
+    with pytest.raises(ConfigError, match=r"not torch\.uint8"):
+        model(torch.zeros(2, *SHAPE, dtype=torch.uint8))
+
+
+class TestSaving:
+    def test_a_saved_model_loads_without_anything_else(self, family, images, tmp_path):
+        model = family(SHAPE, latent_dim=3, likelihood="gaussian").eval()
+        model.save_pretrained(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+        loaded = VAE.from_pretrained(tmp_path)
+        assert type(loaded) is type(model)
+        assert not loaded.training
+        assert loaded.hyperparameters == json.loads(json.dumps(model.hyperparameters))
+        assert torch.equal(loaded.encode(images), model.encode(images))
+        assert torch.equal(loaded.decode(torch.ones(1, 3)), model.decode(torch.ones(1, 3)))
+        assert loaded.objective == model.objective
+
+    def test_n_and_support_length_survive(self, tmp_path):
+        EVAE(SHAPE, latent_dim=2, n=7, support_length=3.0).save_pretrained(tmp_path)
+        loaded = EVAE.from_pretrained(tmp_path)
+        assert loaded.objective.n == 7
+        assert loaded.prior().support.base_constraint.upper_bound.tolist() == [1.5, 1.5]
+
+    def test_another_family_is_refused(self, tmp_path):
+        GaussianVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
+        with pytest.raises(RunError, match="'GaussianVAE', which is not EVAE"):
+            EVAE.from_pretrained(tmp_path)
+
+    def test_own_modules_are_given_again(self, images, tmp_path):
+        def body():
+            return nn.Sequential(nn.Flatten(), nn.Linear(256, 7))
+
+        model = EVAE(SHAPE, latent_dim=2, encoder=body()).eval()
+        model.save_pretrained(tmp_path)
+        assert torch.equal(EVAE.from_pretrained(tmp_path, encoder=body()).encode(images), model.encode(images))
+        with pytest.raises(RunError, match="another network"):
+            EVAE.from_pretrained(tmp_path)
+
+    def test_damage_is_told_in_a_sentence(self, tmp_path):
+        GaussianVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        whole = weights.read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"not safetensors at all"):
+            weights.write_bytes(content)
+            with pytest.raises(RunError, match=r"model.safetensors is damaged"):
+                VAE.from_pretrained(tmp_path)
+        weights.unlink()
+        with pytest.raises(RunError, match="does not exist"):
+            VAE.from_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(RunError, match=r"config.json is damaged"):
+            VAE.from_pretrained(tmp_path)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(RunError, match="holds no model"):
+            VAE.from_pretrained(tmp_path)
