@@ -22,7 +22,7 @@ def _seed():
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the networks are small
 
 
 @pytest.fixture(scope="session")

@@ -155,3 +155,7 @@ def _families() -> list[str]:
     return [
         name for name, cls in classes.items() if isinstance(cls, type) and issubclass(cls, models.VAE) and name != "VAE"
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,7 +51,7 @@ def decode(content: bytes | NDArray[np.uint8], size: int, crop: int | None = Non
     """
     try:
         image = _open(content)
-        if crop is None and image.format in ("JPEG"):  # decodes large photographs at a fraction of their size
+        if crop is None and image.format in ("JPEG", "MPO"):  # decodes large photographs at a fraction of their size
             factor = 2 * size / min(image.size)
             image.draft(None, (round(image.width * factor), round(image.height * factor)))
         image = _grey_or_rgb(ImageOps.exif_transpose(image))

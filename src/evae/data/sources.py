@@ -199,9 +199,7 @@ def _file(data: str, path: Path) -> Source:
         return _tables(data, [path], path.parent)
     if path.suffix in (".npz", ".npy"):
         return _arrays(data, path)
-    raise DataError(
-        f"--data {data} is a {path.suffix or 'nameless'} file; a folder, .parquet, .arrow, .npz or .npy is needed"
-    )
+    raise DataError(f"--data {data} is neither a folder nor a .parquet, .arrow, .npz or .npy file")
 
 
 # Parquet and arrow -------------------------------------------------------------------------------------------

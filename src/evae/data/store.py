@@ -8,6 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -101,7 +102,8 @@ def open_store(
         DataError: there are no such images, or not enough that can be used.
     """
     source = find_source(data)
-    size, crop = image_size or source.size, crop or source.crop
+    size = source.size if image_size is None else image_size
+    crop = source.crop if crop is None else crop
     if size < 1 or (crop is not None and crop < 1):
         raise DataError(f"the image size and the crop must be positive, not {size} and {crop}")
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
@@ -195,8 +197,11 @@ class _Writer:
         self.names.append(image.row.name)
         self.labels.append(image.row.label)
 
-    def finish(self, size: int, grey: bool) -> None:
+    def close(self) -> None:
         self.file.close()
+
+    def finish(self, size: int, grey: bool) -> None:
+        self.close()
         if grey:
             three = np.memmap(self.path, np.uint8, mode="r", shape=(len(self.names), 3, size, size))
             one = self.path.with_suffix(".grey")
@@ -210,13 +215,11 @@ class _Writer:
 
 
 def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> None:
-    writers: dict[Split, _Writer] = {"train": _Writer(folder, "train"), "holdout": _Writer(folder, "holdout")}
     fingerprint, grey, skipped = blake2b(digest_size=16), True, []
-    kept_back: _Decoded | None = None  # the first image, for a split by content that would leave one side empty
-    with progress() as bar:
-        task = bar.add_task(f"decoding {source.name}", total=source.count)
-        for image in _decode_all(source, size, crop):
-            bar.advance(task)
+    kept_back: _Decoded | None = None  # the first image, lest a split by content leave one side empty
+    with closing(_Writer(folder, "train")) as train, closing(_Writer(folder, "holdout")) as holdout, progress() as bar:
+        writers: dict[Split, _Writer] = {"train": train, "holdout": holdout}
+        for image in bar.track(_decode_all(source, size, crop), source.count, description=f"decoding {source.name}"):
             if isinstance(image, str):
                 skipped.append(image)
                 if on_bad_image == "error":
@@ -226,15 +229,16 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
             fingerprint.update(image.split.encode() + image.digest)
             if kept_back is None and image.row.split is None:
                 kept_back = image
-                continue
-            writers[image.split].add(image)
-    if kept_back is not None:
-        _place(kept_back, writers)
-    for split, writer in writers.items():
-        if not writer.names:
-            bad = f" ({len(skipped)} cannot be decoded: {'; '.join(skipped[:_NAMED])})" if skipped else ""
-            raise DataError(f"--data {source.name} has no usable image for the {split} split{bad}")
-        writer.finish(size, grey)
+            else:
+                writers[image.split].add(image)
+        if kept_back is not None:
+            empty = [split for split, writer in writers.items() if not writer.names]
+            writers[empty[0] if len(empty) == 1 else kept_back.split].add(kept_back)
+        for split, writer in writers.items():
+            if not writer.names:
+                bad = f" ({len(skipped)} cannot be decoded: {'; '.join(skipped[:_NAMED])})" if skipped else ""
+                raise DataError(f"--data {source.name} has no usable image for the {split} split{bad}")
+            writer.finish(size, grey)
     meta = {
         "image_shape": [1 if grey else 3, size, size],
         "count": {split: len(writer.names) for split, writer in writers.items()},
@@ -244,12 +248,6 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
         "transform": {"size": size, "crop": crop},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
-
-
-def _place(image: _Decoded, writers: dict[Split, _Writer]) -> None:
-    """Put the first image where its content says, unless the other split would stay empty."""
-    empty = [split for split, writer in writers.items() if not writer.names]
-    writers[empty[0] if len(empty) == 1 else image.split].add(image)
 
 
 def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded | str]:

@@ -55,7 +55,7 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
             _save_each(images, [f"{i:06d}" for i in range(count)], path)
     except OSError as error:
         raise RunError(f"{path} could not be written ({error.strerror})") from error
-    console.print(f"{count} samples in {path}")
+    console.print(f"{count} samples in {path}", soft_wrap=True)
     return path
 
 
@@ -91,7 +91,7 @@ def reconstruct(
         figures.save_rows({"original": originals[:16], "reconstruction": rebuilt[:16]}, out / "comparison.png")
     except OSError as error:
         raise RunError(f"{out} could not be written ({error.strerror})") from error
-    console.print(f"{len(files)} reconstructions and comparison.png in {out}")
+    console.print(f"{len(files)} reconstructions and comparison.png in {out}", soft_wrap=True)
     return out
 
 
@@ -144,7 +144,7 @@ def encode(
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(f"{out} could not be written ({error.strerror})") from error
-    console.print(f"{len(store.train) + len(store.holdout)} latent codes in {out}")
+    console.print(f"{len(store.train) + len(store.holdout)} latent codes in {out}", soft_wrap=True)
     return out
 
 

@@ -110,7 +110,7 @@ class VAE(
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,

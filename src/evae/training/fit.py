@@ -40,9 +40,7 @@ class InterruptedRun(EvaeError):
     def __init__(self, signum: int, folder: Path, step: int) -> None:
         self.exit_code = 128 + signum
         name = signal.Signals(signum).name
-        super().__init__(
-            f"stopped by {name} at step {step}; continue with --resume auto and the same settings ({folder})"
-        )
+        super().__init__(f"stopped by {name} at step {step} of {folder}; the same command with --resume auto goes on")
 
 
 def train(
@@ -93,7 +91,7 @@ def train(
         RunError: the run folder cannot be created, written or resumed.
         InterruptedRun: SIGINT or SIGTERM came; the state is saved.
     """
-    settings = {k: v for k, v in locals().items() if k != "model"}
+    settings = {k: v for k, v in locals().items() if k not in ("model", "resume", "overwrite")}
     _check_settings(epochs, batch_size, learning_rate, seed, log_every)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other")
@@ -113,7 +111,7 @@ def train(
         run.create(out, config, overwrite)
 
     fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
-    console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it")
+    console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it", soft_wrap=True)
     return out
 
 
@@ -145,7 +143,7 @@ def _fabric(accelerator: str, precision: Precision, logger: str | None, out: Pat
 def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) -> VAE:
     """The model, with the global batch size as eq. (10)'s M where it has one and leaves it open."""
     n = signature(model).parameters.get("n")
-    return model(image_shape, n=batch_size) if n is not None and n.default is None else model(image_shape)
+    return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
 
 
 def _resolved(settings: dict[str, Any], model: VAE, store: Store) -> dict[str, Any]:
@@ -213,7 +211,7 @@ def fit(
                 bar.update(task, completed=state.step, **_shown(line, epoch + 1, epochs))
                 if log_every and state.step % log_every == 0:
                     _log(fabric, out, {"step": state.step, **line}, state)
-                if received:
+                if received and state.step % loop.steps_per_epoch:  # a finished epoch is measured first
                     checkpoint()
                     raise InterruptedRun(received[0], out, state.step)
             line |= _validate(loop, network, store.holdout)
@@ -224,6 +222,8 @@ def fit(
             if state.step == total or time.monotonic() - figures_at > _FIGURE_SECONDS:
                 _draw(fabric, network, store.holdout, out)
                 figures_at = time.monotonic()
+            if received and state.step < total:
+                raise InterruptedRun(received[0], out, state.step)
 
 
 def _epoch(loop: _Loop, state: Progress, log_every: int | None) -> Iterator[dict[str, float]]:
@@ -313,7 +313,7 @@ def _draw(fabric: Fabric, network: VAE, holdout: ImageSet, out: Path) -> None:
     figures.save_curves(curves, "epoch", out / "figures" / "losses.png")
     network.eval()
     shown = np.linspace(0, len(holdout) - 1, min(12, len(holdout))).astype(int)
-    images = to_float(holdout.images[shown], fabric.device)
+    images = to_float(holdout.images[shown], fabric.device).to(next(network.parameters()).dtype)
     with fabric.autocast():
         rows = {"original": images, "reconstruction": network.reconstruct(images)}
     figures.save_rows(rows, out / "figures" / "reconstructions.png")

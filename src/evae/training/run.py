@@ -55,7 +55,7 @@ class Progress:
 # Starting a run ----------------------------------------------------------------------------------------------
 
 # Settings that may change between the parts of a run.
-_FREE = frozenset({"out", "epochs", "resume", "overwrite", "logger", "log_every"})
+_FREE = frozenset({"out", "epochs", "logger", "log_every"})
 
 
 def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
@@ -67,7 +67,7 @@ def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise RunError(
-                f"{folder} exists; continue it with --resume auto, replace it with --overwrite, or choose another --out"
+                f"{folder} exists: --resume auto continues it, --overwrite replaces it, or choose another --out"
             )
         if not (folder / CONFIG).exists():
             raise RunError(f"{folder} is not a run folder; --overwrite replaces nothing else")

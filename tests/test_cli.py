@@ -1,0 +1,311 @@
+"""The commands as a user types them: what they write, and one sentence and exit code 2 for bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from evae import VAE
+from evae.cli import main
+from evae.evaluation.metrics import mean_squared_error, sharpness
+
+
+def evae(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, blobs):
+    """Two epochs of an EVAE on blobs: nothing to admire, but a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("runs") / "a"
+        options = "--model EVAE --model.latent_dim 3 --epochs 2 --batch-size 16 --image-size 16 --accelerator cpu"
+        assert evae("train", "--data", blobs, "--out", out, *options.split()) == 0
+    return out
+
+
+@pytest.fixture
+def fails(capsys):
+    def check(*arguments):
+        """The sentence of a command that has to fail."""
+        capsys.readouterr()
+        assert evae(*arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = [line for line in captured.err.splitlines() if line.startswith("evae: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in captured.err
+        return lines[0]
+
+    return check
+
+
+class TestTrain:
+    def test_config_reproduces_the_run(self, trained, tmp_path):
+        assert evae("train", "--config", trained / "config.yaml", "--out", tmp_path / "b") == 0
+        for name in ("model.safetensors", "config.json"):
+            assert (tmp_path / "b" / name).read_bytes() == (trained / name).read_bytes()
+
+    def test_config_has_every_setting(self, trained):
+        config = yaml.safe_load((trained / "config.yaml").read_text())
+        assert config["model"]["class_path"] == "evae.EVAE"
+        assert config["model"]["init_args"]["latent_dim"] == 3
+        assert config["model"]["init_args"]["n"] == 16
+        assert config["image_size"] == 16
+        assert config["learning_rate"] == 3e-4
+
+    def test_options_override_the_config(self, trained, tmp_path):
+        options = ("--out", tmp_path / "b", "--epochs", 1, "--model.latent_dim", 4)
+        assert evae("train", "--config", trained / "config.yaml", *options) == 0
+        assert VAE.from_pretrained(tmp_path / "b").hyperparameters["latent_dim"] == 4
+
+    def test_resume_and_overwrite(self, trained, tmp_path):
+        run = shutil.copytree(trained, tmp_path / "a")
+        options = ("--config", run / "config.yaml", "--out", run)
+        assert evae("train", *options, "--resume", "auto", "--epochs", 3) == 0
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+        assert evae("train", *options, "--overwrite", "--epochs", 2) == 0
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE"),
+            ("--model nowhere.Nope", "--model: "),
+            ("--model.kernel nope", "unknown kernel 'nope'; known: epanechnikov"),
+            ("--model.latent_dim 0", "latent_dim must be positive and finite, not 0"),
+            ("--model.latent_dim 1.5", "--model.latent_dim: expected int, not 1.5"),
+            ("--model.support_length 0", "support_length must be positive"),
+            ("--model.support_length -1", "support_length must be positive"),
+            ("--model.bandwidth 0", "bandwidth must be positive"),
+            ("--model.bandwidth nan", "--model.bandwidth: expected float, not nan"),
+            ("--model.nope 1", "the model has no option 'nope'"),
+            ("--nope 1", "--nope"),
+            ("--epochs many", "--epochs: expected int, not many"),
+            ("--epoch 3", "--epoch"),
+            ("--batch-size 49", "batch_size 49 is larger than the 48 training images"),
+            ("--image-size 20", "square images of 16, 32, 64, 128, 256 pixels"),
+            ("--image-size 0", "must be positive"),
+            ("--crop 17", "is 16x16, smaller than the crop of 17 pixels; lower --crop"),
+            ("--resume maybe", "--resume: expected one of 'auto', not maybe"),
+            ("--config nowhere.yaml", "nowhere.yaml"),
+            ("--seed -3", "seed must not be negative"),
+        ],
+    )
+    def test_bad_options(self, blobs, tmp_path, fails, options, sentence):
+        message = fails(
+            "train", "--data", blobs, "--out", tmp_path / "run", "--image-size=16", "--batch-size=8", *options.split()
+        )
+        assert sentence in message
+        assert not (tmp_path / "run").exists()
+
+    def test_bad_data(self, tmp_path, fails):
+        def sentence(data):
+            return fails("train", "--data", data, "--out", tmp_path / "run")
+
+        assert "is no file or folder that exists, nor a built-in name" in sentence(tmp_path / "missing")
+        (tmp_path / "empty").mkdir()
+        assert "is an empty folder" in sentence(tmp_path / "empty")
+        (tmp_path / "text").mkdir()
+        (tmp_path / "text" / "notes.txt").write_text("hello")
+        assert "no images" in sentence(tmp_path / "text")
+        pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "t.parquet")
+        assert "no column of encoded images" in sentence(tmp_path / "t.parquet")
+
+    def test_bad_image_among_good_ones(self, tmp_path, fails):
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for i in range(20):
+            Image.fromarray(np.full((16, 16), i, np.uint8)).save(folder / f"{i}.png")
+        (folder / "bad.png").write_text("no image")
+        options = ("train", "--data", folder, "--out", tmp_path / "run", "--image-size", 16, "--batch-size", 4)
+        assert "1 bad image: bad.png is not an image" in fails(*options, "--on-bad-image", "error")
+        assert evae(*options, "--epochs", 1, "--model.latent_dim", 2, "--accelerator", "cpu") == 0
+
+    def test_existing_run_and_other_settings(self, trained, fails):
+        config = ("train", "--config", trained / "config.yaml")
+        assert "exists: --resume auto continues it" in fails(*config)
+        assert "seed: 0 in the run, 1 now" in fails(*config, "--resume", "auto", "--seed", 1)
+
+    def test_missing_options(self, fails):
+        assert "data" in fails("train", "--out", "x")
+
+
+class TestEvaluate:
+    def test_numbers_are_those_of_the_model(self, trained, blobs, capsys):
+        assert evae("evaluate", trained, "--latents", "mean") == 0
+        result = json.loads((trained / "evaluation.json").read_text())
+        assert result.keys() == {"model", "data", "split", "count", "latents", "seed", "metrics"}
+        assert (result["model"], result["data"], result["split"]) == ("EVAE", blobs, "holdout")
+        assert (result["count"], result["latents"]) == (16, "mean")
+        real = torch.from_numpy(np.load(blobs)["x_test"][:, None] / 255).float()
+        rebuilt = VAE.from_pretrained(trained).reconstruct(real)
+        metrics = result["metrics"]
+        assert metrics["mse"] == pytest.approx(mean_squared_error(rebuilt, real).mean().item(), rel=1e-6)
+        assert metrics["sharpness"] == pytest.approx(sharpness(rebuilt).mean().item(), rel=1e-6)
+        assert metrics["sharpness_real"] == pytest.approx(sharpness(real).mean().item(), rel=1e-6)
+        assert metrics["bce"] == pytest.approx(metrics["reconstruction"], rel=1e-5)
+        assert {"psnr", "penalty"} <= metrics.keys()
+        table = capsys.readouterr().out
+        assert "16 hold-out images" in table
+        assert f"{metrics['bce']:.4g}" in table
+
+    def test_samples_by_default_and_the_seed_decides(self, trained):
+        def metrics(*options):
+            assert evae("evaluate", trained, *options) == 0
+            result = json.loads((trained / "evaluation.json").read_text())
+            assert result["latents"] == "sample"
+            return result["metrics"]
+
+        assert metrics() == metrics()
+        assert metrics()["mse"] != metrics("--seed", 1)["mse"]
+
+    def test_other_images(self, trained, tmp_path):
+        np.save(tmp_path / "other.npy", np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8))
+        assert evae("evaluate", trained, "--data", tmp_path / "other.npy", "--image-size", 16) == 0
+
+    def test_images_that_do_not_fit(self, trained, tmp_path, fails):
+        rng = np.random.default_rng(0)
+        np.save(tmp_path / "large.npy", rng.integers(0, 256, (40, 50, 50), np.uint8))
+        np.save(tmp_path / "colour.npy", rng.integers(0, 256, (40, 16, 16, 3), np.uint8))
+        message = fails("evaluate", trained, "--data", tmp_path / "large.npy")
+        assert "come to 64 pixels, the model takes 16; --image_size 16 resizes them" in message
+        message = fails("evaluate", trained, "--data", tmp_path / "colour.npy", "--image-size", 16)
+        assert "have 3 channels, the model takes 1" in message
+
+    def test_no_run(self, trained, tmp_path, fails):
+        assert "is no run folder: it does not exist" in fails("evaluate", tmp_path / "nowhere")
+        assert "holds no model" in fails("evaluate", tmp_path)
+        run = shutil.copytree(trained, tmp_path / "a")
+        weights = (run / "model.safetensors").read_bytes()
+        (run / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        assert "model.safetensors is damaged" in fails("evaluate", run)
+        (run / "model.safetensors").write_bytes(weights)
+        (run / "config.yaml").unlink()
+        assert "has no config.yaml" in fails("evaluate", run)
+
+    def test_device_that_is_not_there(self, trained, fails):
+        assert "--device nope cannot be used" in fails("evaluate", trained, "--device", "nope")
+
+
+class TestSample:
+    def test_grid_files_and_array(self, trained, tmp_path):
+        assert evae("sample", trained, "--count", 9) == 0
+        assert pixels(trained / "figures" / "samples.png").shape == (3 * 18 + 2, 3 * 18 + 2)
+        assert evae("sample", trained, "--count", 5, "--out", tmp_path / "each") == 0
+        assert len(list((tmp_path / "each").glob("*.png"))) == 5
+        assert evae("sample", trained, "--count", 5, "--out", tmp_path / "all.npy") == 0
+        array = np.load(tmp_path / "all.npy")
+        assert array.shape == (5, 16, 16, 1)
+        assert (pixels(tmp_path / "each" / "000003.png") == array[3, :, :, 0]).all()
+
+    def test_seed(self, trained, tmp_path):
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            assert evae("sample", trained, "--count", 4, "--seed", seed, "--out", tmp_path / f"{name}.npy") == 0
+        a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+        assert (a == b).all()
+        assert (a != c).any()
+
+    def test_count(self, trained, fails):
+        assert "count must be at least 1" in fails("sample", trained, "--count", 0)
+
+
+class TestReconstruct:
+    def test_files_of_any_kind(self, trained, tmp_path):
+        (tmp_path / "in").mkdir()
+        for folder in (tmp_path, tmp_path / "in"):
+            Image.new("RGB", (40, 30), (200, 10, 10)).save(folder / "photo.png")
+        Image.new("L", (16, 16), 7).save(tmp_path / "in" / "grey.jpg")
+        out = tmp_path / "out"
+        assert evae("reconstruct", trained, tmp_path / "photo.png", tmp_path / "in", "--out", out) == 0
+        assert {p.name for p in out.iterdir()} == {"photo.png", "photo-2.png", "grey.png", "comparison.png"}
+        assert pixels(out / "photo.png").shape == (16, 16)
+
+    def test_bad_files(self, trained, tmp_path, fails):
+        out = ("--out", tmp_path / "out")
+        assert "cannot be read (No such file" in fails("reconstruct", trained, tmp_path / "nowhere.png", *out)
+        (tmp_path / "text.png").write_text("no image")
+        assert "text.png is not an image" in fails("reconstruct", trained, tmp_path / "text.png", *out)
+        (tmp_path / "empty").mkdir()
+        assert "holds no images" in fails("reconstruct", trained, tmp_path / "empty", *out)
+
+
+class TestEncode:
+    def test_arrays_by_index(self, trained, blobs, tmp_path):
+        assert evae("encode", trained, "--out", tmp_path / "codes.parquet") == 0
+        codes = pd.read_parquet(tmp_path / "codes.parquet")
+        assert list(codes.columns) == ["index", "split", "label", "z0", "z1", "z2"]
+        assert codes["index"].tolist() == list(range(64))
+        assert codes["split"].value_counts().to_dict() == {"train": 48, "holdout": 16}
+        arrays = np.load(blobs)
+        assert codes["label"].tolist() == [*arrays["y_train"], *arrays["y_test"]]
+        images = torch.from_numpy(arrays["x_test"][:, None] / 255).float()
+        expected = VAE.from_pretrained(trained).encode(images).detach().numpy()
+        np.testing.assert_allclose(codes.loc[48:, ["z0", "z1", "z2"]], expected, rtol=1e-4, atol=1e-6)
+
+    def test_folders_by_file_and_class(self, trained, tmp_path):
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            path = tmp_path / "images" / ("cats" if i % 2 else "dogs") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(path)
+        options = ("--data", tmp_path / "images", "--image-size", 16, "--out", tmp_path / "sub" / "codes.parquet")
+        assert evae("encode", trained, *options) == 0
+        codes = pd.read_parquet(tmp_path / "sub" / "codes.parquet")
+        assert (codes["file"].str.split("/").str[0] == codes["label"]).all()
+        assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == ["codes.parquet"]
+
+
+class TestOverview:
+    def test_help_version_and_unknown_commands(self, capsys, fails):
+        assert evae("--help") == 0
+        overview = capsys.readouterr().out
+        for command in ("train", "evaluate", "sample", "reconstruct", "encode"):
+            assert f"  {command} " in overview
+        assert evae("--version") == 0
+        assert capsys.readouterr().out.startswith("evae 0.")
+        assert evae() == 2
+        assert "unknown command 'trian'; the commands are train, evaluate" in fails("trian")
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "reconstruct", "encode"])
+    def test_help_of_commands_is_their_docstring(self, command, capsys):
+        with pytest.raises(SystemExit) as stop:
+            evae(command, "--help")
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert f"usage: evae {command}" in text
+        assert {"train": "passes over the training images"}.get(command, "the folder of a trained run") in text
+
+    def test_shipped_configs_are_understood(self, tmp_path, monkeypatch):
+        from evae import training
+
+        seen = []
+        monkeypatch.setattr(training, "train", _recorder(training.train, seen))
+        configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+        assert configs
+        for config in configs:
+            assert evae("train", "--config", config, "--out", tmp_path) == 0
+            model = seen[-1]["model"]((1, 32, 32))
+            assert isinstance(model, VAE)
+
+
+def _recorder(function, seen):
+    import functools
+
+    @functools.wraps(function)
+    def record(**options):
+        seen.append(options)
+
+    return record
