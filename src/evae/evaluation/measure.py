@@ -38,6 +38,7 @@ def evaluate(
     on_bad_image: OnBadImage = "skip",
     seed: int = 0,
     device: str = "cpu",
+    show: bool = True,
 ) -> dict[str, Any]:
     """Measure a run's reconstructions on the whole hold-out split; write evaluation.json and print a table.
 
@@ -50,6 +51,7 @@ def evaluate(
         on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
         seed: of the posterior's samples.
         device: where to compute, e.g. cpu or cuda.
+        show: print the table.
 
     Returns:
         What evaluation.json holds: model, data, split, count, latents and metrics. bce and the divergence are nats
@@ -73,7 +75,8 @@ def evaluate(
         "metrics": measure(model, store.holdout, latents),
     }
     write_atomically(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    Console().print(results_table({str(folder): result}))
+    if show:
+        Console().print(results_table({str(folder): result}))
     return result
 
 

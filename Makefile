@@ -1,0 +1,43 @@
+# make demo   train two models on real digits and look at them
+# make test   lint, types and fast tests
+# make wheel  build the wheel and import all of it in an environment with runtime dependencies only
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test slow wheel clean
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py
+
+test: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+slow: .venv/installed-dev
+	$(BIN)/pytest -m slow
+
+wheel: .venv/installed-dev
+	rm -rf dist .venv-wheel
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd dist && ../.venv-wheel/bin/python ../.ci/import_all.py && ../.venv-wheel/bin/evae --version
+
+# One venv for both: "-dev" adds the tools of CONTRIBUTING.md.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[dev,tensorboard]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv .venv-wheel dist demo

@@ -1,0 +1,13 @@
+"""Names that the examples in docstrings use without importing them."""
+
+import pytest
+import torch
+from torch.distributions import Normal, Uniform
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace):
+    from evae.distributions import Epanechnikov, KernelPosterior
+
+    names = {"torch": torch, "Normal": Normal, "Uniform": Uniform}
+    doctest_namespace.update(names, Epanechnikov=Epanechnikov, KernelPosterior=KernelPosterior)
