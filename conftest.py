@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.distributions import Normal, Uniform
 
+from evae.distributions import Epanechnikov, KernelPosterior
+
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
-    from evae.distributions import Epanechnikov, KernelPosterior
-
     names = {"torch": torch, "Normal": Normal, "Uniform": Uniform}
     doctest_namespace.update(names, Epanechnikov=Epanechnikov, KernelPosterior=KernelPosterior)

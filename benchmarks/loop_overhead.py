@@ -61,11 +61,9 @@ def main() -> None:
     print(
         f"{options.model}, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.epochs} epochs each"
     )
-    print(f"fit        {statistics.median(ours):8.0f} images/s")
-    print(f"bare loop  {statistics.median(theirs):8.0f} images/s")
-    print(
-        f"ratio      {ratio:8.3f}  (median of pairs; {min(ours):.0f}-{max(ours):.0f} against {min(theirs):.0f}-{max(theirs):.0f})"
-    )
+    for name, speeds in (("fit", ours), ("bare loop", theirs)):
+        print(f"{name:<10} {statistics.median(speeds):8.0f} images/s ({min(speeds):.0f} to {max(speeds):.0f})")
+    print(f"ratio      {ratio:8.3f} (median of pairs)")
 
 
 if __name__ == "__main__":
