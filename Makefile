@@ -24,7 +24,7 @@ wheel: .venv/installed-dev
 	rm -rf dist .venv-wheel
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	.venv-wheel/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	cd dist && ../.venv-wheel/bin/python ../.ci/import_all.py && ../.venv-wheel/bin/evae --version
 
 # One venv for both: "-dev" adds the tools of CONTRIBUTING.md.

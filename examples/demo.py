@@ -25,7 +25,7 @@ def main() -> None:
     for family in (EVAE, GaussianVAE):
         print(f"{family.__name__}: {EPOCHS} epochs")
         train("mnist5k", runs[family.__name__], model=family, epochs=EPOCHS, accelerator="cpu")
-    results = {name: evaluate(run, show=False) for name, run in runs.items()}
+    results = {str(run): evaluate(run, show=False) for run in runs.values()}
     for run in runs.values():
         sample(run)
 

@@ -53,6 +53,7 @@ def test_constants_match_the_oracle(name, standard):
     assert standard.stddev.item() == pytest.approx(math.sqrt(expected["variance"]), rel=1e-14)
     assert standard.roughness.item() == pytest.approx(expected["roughness"], rel=1e-14)
     assert standard.entropy().item() == pytest.approx(expected["entropy"], rel=1e-13)
+    assert standard.efficiency == pytest.approx(expected["efficiency"], rel=1e-13)
 
 
 def test_density_integrates_to_its_moments(name):

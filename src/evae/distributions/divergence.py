@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from evae.distributions.kernels import Kernel
+from evae.distributions.kernel import Kernel
 
 
 def kernel_penalty(kernel: Kernel, support_length: Tensor | float = 0.1, n: float = 100) -> Tensor:

@@ -1,143 +1,36 @@
-"""Smoothing kernels as torch distributions.
+"""The smoothing kernels, each a density k on R in standard form, centre 0 and scale 1; KERNELS has them by name.
 
-A kernel is a symmetric density k on R in standard form (centre 0, scale 1), moved to a centre ``loc`` and
-stretched by ``scale``::
-
-    K(x) = k((x - loc) / scale) / scale
-
-For kernels of bounded support the standard support is [-1, 1], so that ``scale`` is the support's half-width r
-of the paper (arXiv 2405.12783, section 3).
-
-A further kernel is one class: five constants and three functions of the standard form.
+Constants and formulas are checked against reference values and quadrature (tests/distributions/test_kernels.py).
 """
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
-from torch.types import _size
+
+from evae.distributions.kernel import Kernel, product_of_uniforms
 
 
-class Kernel(Distribution):
-    r"""A symmetric location-scale density, sampled by inverting its distribution function.
+class UniformKernel(Kernel):
+    r"""The uniform (box) kernel, k(t) = 1/2 on [-1, 1]; of equal variance it has the least ∫(k⋆k)²."""
 
-    Subclasses supply the standard form: the constants below, and ``_log_density``, ``_cumulative`` and
-    ``_quantile``, elementwise functions of tensors.
-
-    Args:
-        loc: centre, any real number.
-        scale: spread, positive; the support's half-width where the support is bounded.
-        validate_args: as in torch.distributions.
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
-    has_rsample = True
-
-    bounded: ClassVar[bool] = True  # support [-1, 1]; else all of R
-    standard_variance: ClassVar[float]
-    standard_roughness: ClassVar[float]  # ∫ k²
-    standard_entropy: ClassVar[float]  # -∫ k ln k, in nats
-    # ∫ k over any interval inside [-1, 1] is exact to rounding with so many Gauss–Legendre nodes; kernels with
-    # a kink at 0 need them on each side of it.
-    quadrature_nodes: ClassVar[int] = 16
-    kink_at_zero: ClassVar[bool] = False
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
-
-    # The standard form --------------------------------------------------------------------------------------
+    standard_variance = 1 / 3
+    standard_roughness = 1 / 2
+    standard_entropy = math.log(2)
+    quadrature_nodes = 1
+    positive_at_edge = True
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:
-        """ln k(t), for t inside the standard support."""
-        raise NotImplementedError  # pragma: no cover
+        return 0 * t - math.log(2)  # of t, so that it has a gradient, 0
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        """∫ k up to t, for t inside the standard support; relatively exact in the lower tail."""
-        raise NotImplementedError  # pragma: no cover
+        return (1 + t) / 2
 
-    @staticmethod
-    def _quantile(p: Tensor) -> Tensor:
-        """The t with ∫ k up to t equal to p, for p in [0, 1]."""
-        raise NotImplementedError  # pragma: no cover
-
-    # torch.distributions' contract --------------------------------------------------------------------------
-
-    @constraints.dependent_property(is_discrete=False, event_dim=0)
-    def support(self) -> constraints.Constraint:
-        if not self.bounded:
-            return constraints.real
-        return constraints.interval(self.loc - self.scale, self.loc + self.scale)
-
-    def expand(self, batch_shape: _size, _instance: "Kernel | None" = None) -> "Kernel":
-        new = self._get_checked_instance(Kernel, _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        super(Kernel, new).__init__(batch_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        return self.standard_variance * self.scale.square()
-
-    @property
-    def stddev(self) -> Tensor:  # sqrt(scale²) would underflow for scale below 1e-19 in float32
-        return math.sqrt(self.standard_variance) * self.scale
-
-    @property
-    def roughness(self) -> Tensor:
-        """I(K) = ∫ K² = (∫ k²) / scale (paper, section 3), shape ``batch_shape``."""
-        return self.standard_roughness / self.scale
-
-    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws of shape ``sample_shape + batch_shape``, differentiable in ``loc`` and ``scale``."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.scale * self._quantile(uniform)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """ln K(value); -inf outside the support, where the gradient is 0."""
-        if self._validate_args:
-            self._validate_sample(value)
-        t = (value - self.loc) / self.scale
-        if not self.bounded:
-            return self._log_density(t) - self.scale.log()
-        # Evaluated at 0 instead of outside, lest the discarded branch send a NaN into the gradient.
-        inside = t.abs() < 1
-        log_density = self._log_density(torch.where(inside, t, 0.0)) - self.scale.log()
-        return torch.where(inside, log_density, -math.inf)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        t = (value - self.loc) / self.scale
-        return self._cumulative(t.clamp(-1, 1) if self.bounded else t)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.loc + self.scale * self._quantile(value)
-
-    def entropy(self) -> Tensor:
-        return self.standard_entropy + self.scale.log()
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        return 2 * p - 1
 
 
 class Epanechnikov(Kernel):
@@ -166,9 +59,224 @@ class Epanechnikov(Kernel):
     def _cumulative(t: Tensor) -> Tensor:
         return (1 + t).square() * (2 - t) / 4
 
-    @staticmethod
-    def _quantile(p: Tensor) -> Tensor:
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
         return 2 * torch.sin(torch.asin(2 * p - 1) / 3)
 
 
-KERNELS: dict[str, type[Kernel]] = {"epanechnikov": Epanechnikov}
+class Biweight(Kernel):
+    r"""The biweight (quartic) kernel, k(t) = 15/16 (1 - t²)² on [-1, 1]."""
+
+    standard_variance = 1 / 7
+    standard_roughness = 5 / 7
+    standard_entropy = 0.42528313223112327
+    quadrature_nodes = 3
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return math.log(15 / 16) + 2 * torch.log1p(-t.square())
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        return (1 + t) ** 3 * (8 + t * (3 * t - 9)) / 16
+
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        return product_of_uniforms(shape, like, (3, 5))
+
+
+class Triweight(Kernel):
+    r"""The triweight kernel, k(t) = 35/32 (1 - t²)³ on [-1, 1]."""
+
+    standard_variance = 1 / 9
+    standard_roughness = 350 / 429
+    standard_entropy = 0.30864761509349815
+    quadrature_nodes = 4
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return math.log(35 / 32) + 3 * torch.log1p(-t.square())
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        return (1 + t) ** 4 * (16 - t * (29 - t * (20 - 5 * t))) / 32
+
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        return product_of_uniforms(shape, like, (3, 5, 7))
+
+
+class Triangular(Kernel):
+    r"""The triangular kernel, k(t) = 1 - |t| on [-1, 1]."""
+
+    standard_variance = 1 / 6
+    standard_roughness = 2 / 3
+    standard_entropy = 1 / 2
+    quadrature_nodes = 1
+    kink_at_zero = True
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return torch.log1p(-t.abs())
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        tail = (1 - t.abs()).square() / 2
+        return torch.where(t < 0, tail, 1 - tail)
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        distance = 1 - (2 * torch.minimum(p, 1 - p)).sqrt()
+        return torch.where(p < 0.5, -distance, distance)
+
+
+class Tricube(Kernel):
+    r"""The tricube kernel, k(t) = 70/81 (1 - |t|³)³ on [-1, 1]."""
+
+    standard_variance = 35 / 243
+    standard_roughness = 175 / 247
+    standard_entropy = 0.41721385297954510
+    quadrature_nodes = 5
+    kink_at_zero = True  # its third derivative jumps
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        x = t.abs()
+        return math.log(70 / 81) + 3 * (torch.log1p(-x) + torch.log1p(x + x.square()))  # 1 - x³, factored
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        u = 1 - t.abs()  # the tail beyond |t|, a polynomial in the distance to the edge
+        polynomial = 35 / 6 + u * (-14 + u * (140 / 9 + u * (-10 + u * (35 / 9 + u * (-70 / 81 + u * 7 / 81)))))
+        tail = u**4 * polynomial
+        return torch.where(t < 0, tail, 1 - tail)
+
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        return product_of_uniforms(shape, like, (4, 7, 10))
+
+
+class Cosine(Kernel):
+    r"""The cosine kernel, k(t) = π/4 cos(π t/2) on [-1, 1]."""
+
+    standard_variance = 1 - 8 / math.pi**2
+    standard_roughness = math.pi**2 / 16
+    standard_entropy = 1 - math.log(math.pi / 2)
+    quadrature_nodes = 12
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return math.log(math.pi / 4) + (math.pi / 2 * (1 - t.abs())).sin().log()
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        return (math.pi / 4 * (1 + t)).sin().square()
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        return 2 / math.pi * torch.asin(2 * p - 1)
+
+
+class GaussianKernel(Kernel):
+    r"""The standard normal density, on all of R; ``scale`` is its standard deviation."""
+
+    bounded = False
+    standard_variance = 1.0
+    standard_roughness = 1 / (2 * math.sqrt(math.pi))
+    standard_entropy = math.log(2 * math.pi * math.e) / 2
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return -t.square() / 2 - math.log(2 * math.pi) / 2
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        return torch.special.ndtr(t)
+
+    @staticmethod
+    def _log_cumulative(t: Tensor) -> Tensor:
+        return torch.special.log_ndtr(t)
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        return torch.special.ndtri(p)
+
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+
+class LogisticKernel(Kernel):
+    r"""The logistic density, k(t) = 1/(eᵗ + 2 + e⁻ᵗ), on all of R."""
+
+    bounded = False
+    standard_variance = math.pi**2 / 3
+    standard_roughness = 1 / 6
+    standard_entropy = 2.0
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        x = t.abs()
+        return -x - 2 * torch.log1p(torch.exp(-x))
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        return t.sigmoid()
+
+    @staticmethod
+    def _log_cumulative(t: Tensor) -> Tensor:
+        return torch.nn.functional.logsigmoid(t)
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        return p.log() - torch.log1p(-p)
+
+
+class LaplaceKernel(Kernel):
+    r"""The Laplace density, k(t) = exp(-|t|)/2, on all of R."""
+
+    bounded = False
+    standard_variance = 2.0
+    standard_roughness = 1 / 4
+    standard_entropy = 1 + math.log(2)
+    kink_at_zero = True
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        return -t.abs() - math.log(2)
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        tail = torch.exp(-t.abs()) / 2
+        return torch.where(t < 0, tail, 1 - tail)
+
+    @staticmethod
+    def _log_cumulative(t: Tensor) -> Tensor:
+        return torch.where(t < 0, t - math.log(2), torch.log1p(-torch.exp(-t.clamp(min=0)) / 2))
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        return torch.sign(p - 0.5) * -(2 * torch.minimum(p, 1 - p)).log()
+
+
+KERNELS: dict[str, type[Kernel]] = {
+    "uniform": UniformKernel,
+    "epanechnikov": Epanechnikov,
+    "biweight": Biweight,
+    "triweight": Triweight,
+    "triangular": Triangular,
+    "tricube": Tricube,
+    "cosine": Cosine,
+    "gaussian": GaussianKernel,
+    "logistic": LogisticKernel,
+    "laplace": LaplaceKernel,
+}
+
+
+def matched_scale(kernel: type[Kernel] | str, variance: Tensor | float) -> Tensor | float:
+    """The scale at which ``kernel`` (a class, or its name in KERNELS) has the given variance.
+
+    Lemma 3.2 compares kernels at equal variance; at equal scale they differ by their spread as well as their shape.
+    """
+    cls = KERNELS[kernel] if isinstance(kernel, str) else kernel
+    return (variance / cls.standard_variance) ** 0.5

@@ -1,17 +1,15 @@
 """The posterior of EVAE: a kernel, scaled by the bandwidth, around a draw from the prior."""
 
-import math
-from functools import cache
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, Uniform, constraints
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
-from evae.distributions.kernels import Kernel
+from evae.distributions.kernel import Kernel
+from evae.distributions.smoothing import smoothed_by_normal, smoothed_by_uniform
 
 
 class KernelPosterior(Distribution):
@@ -107,68 +105,11 @@ class KernelPosterior(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         width = _double(self.bandwidth) * _double(self.kernel.scale)
-        # Symmetric about the centre: the distance to it, 0 or positive, is all that matters.
         distance = (_double(value) - _double(self.bandwidth) * _double(self.kernel.loc) - self.prior.mean).abs()
-        smooth = _smooth_uniform if isinstance(self.prior, Uniform) else _smooth_normal
-        return smooth(type(self.kernel), distance, width, _double(self.support_length)).to(value.dtype)
+        smoothed = smoothed_by_uniform if isinstance(self.prior, Uniform) else smoothed_by_normal
+        return smoothed(type(self.kernel), distance, width, _double(self.support_length)).to(value.dtype)
 
 
 def _double(x: Tensor) -> Tensor:
     """Float64, where the device has it: differences of nearby numbers decide the tails of the posterior."""
     return x if x.device.type == "mps" else x.double()
-
-
-@cache
-def _legendre(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes and weights of Gauss–Legendre quadrature on [0, 1]."""
-    x, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((1 + x) / 2), tuple(weights / 2)
-
-
-def _quadrature(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    x, weights = _legendre(nodes)
-    return like.new_tensor(x), like.new_tensor(weights)
-
-
-def _smooth_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor, length: Tensor) -> Tensor:
-    """ln of (1/B) ∫ k over [(distance - B/2)/w, (distance + B/2)/w]."""
-    lower, upper = (distance - length / 2) / width, (distance + length / 2) / width
-    inside = lower < 1
-    # Clipped to the support, the interval is the whole of it, ends at its edge, or is B/w wide: each width is
-    # taken without a difference of nearly equal numbers.
-    low = torch.where(inside, lower, 0.0).clamp(min=-1)
-    span = torch.where(upper < 1, torch.where(lower > -1, length / width, upper + 1), 1 - low)
-    nodes, weights = _quadrature(kernel.quadrature_nodes, distance)
-    log_density = kernel._log_density(low.unsqueeze(-1) + span.unsqueeze(-1) * nodes)
-    log_mass = span.log() + torch.logsumexp(log_density + weights.log(), -1)
-    return torch.where(inside, log_mass - length.log(), -math.inf)
-
-
-# φ(s)/φ(s*) is below 1e-17 where s² exceeds s*² by this much; 64 nodes resolve the rest to 1e-13.
-_NEGLIGIBLE = 80.0
-_NORMAL_NODES = 64
-
-
-def _smooth_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, sigma: Tensor) -> Tensor:
-    r"""ln of ∫ φ(s) k((distance - σ s)/w)/w ds, over the part of the support where φ is not negligible.
-
-    The support is s in [a, e], a = (distance - w)/σ, e = (distance + w)/σ > 0. φ is largest there at
-    s* = max(a, 0); factored out of the integral, it leaves terms in (0, 1], at any distance from the centre.
-    """
-    a = (distance - width) / sigma
-    peak = a.clamp(min=0)
-    low = a.clamp(min=-math.sqrt(_NEGLIGIBLE))
-    # √(s*² + L) - s*, without cancellation; from s* down to low it is s* - low.
-    reach = _NEGLIGIBLE / ((peak.square() + _NEGLIGIBLE).sqrt() + peak)
-    span = torch.minimum(reach + (peak - low), 2 * width / sigma - (low - a))
-    nodes, weights = _quadrature(_NORMAL_NODES, distance)
-    step = span.unsqueeze(-1) * nodes
-    s = low.unsqueeze(-1) + step
-    x = 1 - (sigma / width).unsqueeze(-1) * ((low - a).unsqueeze(-1) + step)
-    exponent = (peak.unsqueeze(-1) - s) * (peak.unsqueeze(-1) + s) / 2
-    log_terms = kernel._log_density(x) + exponent + weights.log()
-    log_integral = span.log() + torch.logsumexp(log_terms, -1)
-    return log_integral - peak.square() / 2 - math.log(2 * math.pi) / 2 - width.log()
-
-
-__all__ = ["KernelPosterior"]

@@ -1,0 +1,196 @@
+"""The base of all smoothing kernels: a location-scale family with torch.distributions' whole contract.
+
+A kernel is a symmetric density k on R in standard form (centre 0, scale 1), moved to a centre ``loc`` and
+stretched by ``scale``::
+
+    K(x) = k((x - loc) / scale) / scale
+
+For kernels of bounded support the standard support is [-1, 1], so that ``scale`` is the support's half-width r
+of the paper (arXiv 2405.12783, section 3).
+
+A further kernel is one class in ``kernels``: a few constants and three functions of the standard form.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import broadcast_all
+from torch.types import _size
+
+
+class Kernel(Distribution):
+    r"""A symmetric location-scale density, sampled by inverting its distribution function.
+
+    Subclasses supply the standard form: the constants below, and ``_log_density``, ``_cumulative`` and
+    ``_quantile``, elementwise functions of tensors.
+
+    Args:
+        loc: centre, any real number.
+        scale: spread, positive; the support's half-width where the support is bounded.
+        validate_args: as in torch.distributions.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    has_rsample = True
+
+    bounded: ClassVar[bool] = True  # support [-1, 1]; else all of R
+    positive_at_edge: ClassVar[bool] = False  # whether the density jumps at the edges of the support
+    standard_variance: ClassVar[float]
+    standard_roughness: ClassVar[float]  # ∫ k²
+    standard_entropy: ClassVar[float]  # -∫ k ln k, in nats
+    # ∫ k over any interval inside [-1, 1] is exact to rounding with so many Gauss–Legendre nodes; kernels with
+    # a kink at 0 need them on each side of it.
+    quadrature_nodes: ClassVar[int] = 16
+    kink_at_zero: ClassVar[bool] = False
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    # The standard form --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _log_density(t: Tensor) -> Tensor:
+        """ln k(t), for t inside the standard support."""
+        raise NotImplementedError  # pragma: no cover
+
+    @staticmethod
+    def _cumulative(t: Tensor) -> Tensor:
+        """∫ k up to t, for t inside the standard support; relatively exact in the lower tail."""
+        raise NotImplementedError  # pragma: no cover
+
+    @staticmethod
+    def _log_cumulative(t: Tensor) -> Tensor:
+        """ln of ``_cumulative``, without underflow; needed of unbounded kernels only."""
+        raise NotImplementedError  # pragma: no cover
+
+    @classmethod
+    def _quantile(cls, p: Tensor) -> Tensor:
+        """The t with ∫ k up to t equal to p, for p in [0, 1]; here by Newton's method, for bounded kernels."""
+        return _invert(cls, p)
+
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        """Standard draws, by default through the quantile function."""
+        p = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return cls._quantile(p if cls.bounded else p.clamp(min=torch.finfo(p.dtype).tiny))
+
+    # torch.distributions' contract --------------------------------------------------------------------------
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        if not self.bounded:
+            return constraints.real
+        return constraints.interval(self.loc - self.scale, self.loc + self.scale)
+
+    def expand(self, batch_shape: _size, _instance: "Kernel | None" = None) -> "Kernel":
+        new = self._get_checked_instance(Kernel, _instance)  # type: ignore[no-untyped-call]
+        batch_shape = torch.Size(batch_shape)
+        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        super(Kernel, new).__init__(batch_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.standard_variance * self.scale.square()
+
+    @property
+    def stddev(self) -> Tensor:  # sqrt(scale²) would underflow for scale below 1e-19 in float32
+        return math.sqrt(self.standard_variance) * self.scale
+
+    @property
+    def roughness(self) -> Tensor:
+        """I(K) = ∫ K² = (∫ k²) / scale (paper, section 3), shape ``batch_shape``."""
+        return self.standard_roughness / self.scale
+
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws of shape ``sample_shape + batch_shape``, differentiable in ``loc`` and ``scale``."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.loc + self.scale * self._draw(shape, self.loc)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln K(value); -inf outside the support, where the gradient is 0."""
+        if self._validate_args:
+            self._validate_sample(value)
+        t = (value - self.loc) / self.scale
+        if not self.bounded:
+            return self._log_density(t) - self.scale.log()
+        # Evaluated at 0 instead of outside, lest the discarded branch send a NaN into the gradient.
+        inside = self._inside(value, t)
+        log_density = self._log_density(torch.where(inside, t, 0.0)) - self.scale.log()
+        return torch.where(inside, log_density, -math.inf)
+
+    def _inside(self, value: Tensor, t: Tensor) -> Tensor:
+        if self.positive_at_edge:  # rounded as rsample rounds, lest a draw have no density
+            return (value >= self.loc - self.scale) & (value <= self.loc + self.scale)
+        return t.abs() < 1
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        t = (value - self.loc) / self.scale
+        return self._cumulative(t.clamp(-1, 1) if self.bounded else t)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.loc + self.scale * self._quantile(value)
+
+    def entropy(self) -> Tensor:
+        return self.standard_entropy + self.scale.log()
+
+    @property
+    def efficiency(self) -> float:
+        """Roughness of the Epanechnikov kernel over this one's, at equal variance: at most 1 (Lemma 3.2)."""
+        return 3 / (5 * math.sqrt(5)) / (math.sqrt(self.standard_variance) * self.standard_roughness)
+
+
+def _invert(kernel: type[Kernel], p: Tensor) -> Tensor:
+    """Solve F(t) = p on [-1, 1] by Newton's method inside a shrinking bracket; differentiable in p."""
+    with torch.no_grad():
+        tail = torch.minimum(p, 1 - p)  # F is relatively exact in its lower tail
+        low, high = -torch.ones_like(p), torch.zeros_like(p)
+        t = (low + high) / 2
+        for _ in range(_NEWTON_STEPS):
+            excess = kernel._cumulative(t) - tail
+            low, high = torch.where(excess < 0, t, low), torch.where(excess < 0, high, t)
+            step = t - excess / kernel._log_density(t).exp()
+            t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        t = torch.where(p <= 0.5, t, -t)
+        t = torch.where(tail <= 0, torch.sign(p - 0.5), t)
+    if not p.requires_grad:
+        return t
+    slope = kernel._log_density(t).exp()
+    return t + (p - p.detach()) / slope  # dt/dp = 1/k(t)
+
+
+_NEWTON_STEPS = 40  # a tail of p = 1e-15 takes about 30
+
+
+def product_of_uniforms(shape: torch.Size, like: Tensor, roots: tuple[int, ...]) -> Tensor:
+    """Draws with density proportional to (1 - |t|^a)^m, for roots 1 + a, 1 + 2a, ..., 1 + m a.
+
+    |t|^a is Beta(1/a, m + 1), a product of independent powers of uniforms, so that t is a uniform draw on [-1, 1]
+    times the root of another for each of ``roots``: exact, without rejection.
+    """
+    t = 2 * torch.rand(shape, dtype=like.dtype, device=like.device) - 1
+    log_root = torch.zeros_like(t)
+    for root in roots:
+        log_root += torch.rand_like(t).log_().div_(root)
+    return t * log_root.exp_()
