@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
 
-from evae.distributions import Kernel, KernelPosterior
+from evae.distributions import Epanechnikov, Kernel, KernelPosterior, matched_scale
 from evae.models.networks import count_features
 
 # ln of the smallest and the largest spread a network may ask for, 1e-8 and 1e6: beyond them 1/r and r² leave float32's
@@ -51,6 +51,9 @@ class NormalEncoder(LocScaleEncoder):
 class KernelEncoder(LocScaleEncoder):
     """The kernel posterior b·K(μ(x), r(x)) + U of EVAE (paper, eq. 12).
 
+    r is the half-width of an Epanechnikov kernel; another kernel has the scale at which its variance is the same
+    (the comparison of Lemma 3.2), so that kernels can be exchanged.
+
     Args:
         kernel: class of the kernel.
         prior: module that returns the distribution of U.
@@ -68,9 +71,11 @@ class KernelEncoder(LocScaleEncoder):
     ) -> None:
         super().__init__(body, image_shape, latent_dim)
         self.kernel, self.prior, self.bandwidth = kernel, prior, bandwidth
+        self.matched_scale = matched_scale(kernel, Epanechnikov.standard_variance)
 
     def forward(self, images: Tensor) -> Distribution:
-        kernel = self.kernel(*self.loc_scale(images), validate_args=False)
+        loc, scale = self.loc_scale(images)
+        kernel = self.kernel(loc, scale * self.matched_scale, validate_args=False)
         prior = cast(Uniform | Normal, self.prior().base_dist)
         return Independent(KernelPosterior(kernel, prior, self.bandwidth, validate_args=False), 1, validate_args=False)
 
