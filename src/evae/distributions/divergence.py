@@ -1,8 +1,20 @@
-"""What stands for the divergence between posterior and prior. A *penalty* is a surrogate, a *KL* is exact."""
+"""What stands between posterior and prior: a *penalty* is a surrogate, a *KL* is exact, a *bound* is a proven bound.
 
+Importing this module registers exact KL divergences with ``torch.distributions.kl_divergence``:
+KernelPosterior or Kernel against Normal or Uniform, and the uniform, Gaussian and Laplace kernels against their like.
+"""
+
+import math
+
+import torch
 from torch import Tensor
+from torch.distributions import Distribution, Normal, Uniform, kl_divergence
+from torch.distributions.kl import register_kl
 
 from evae.distributions.kernel import Kernel
+from evae.distributions.kernels import GaussianKernel, LaplaceKernel, UniformKernel
+from evae.distributions.posterior import KernelPosterior
+from evae.distributions.quadrature import posterior_panels
 
 
 def kernel_penalty(kernel: Kernel, support_length: Tensor | float = 0.1, n: float = 100) -> Tensor:
@@ -21,3 +33,104 @@ def kernel_penalty(kernel: Kernel, support_length: Tensor | float = 0.1, n: floa
         The penalty in nats, shape ``kernel.batch_shape``; sum over the last axis for an image's.
     """
     return support_length * kernel.roughness / n
+
+
+# Exact -------------------------------------------------------------------------------------------------------
+
+
+def _kl_to_normal(q: KernelPosterior | Kernel, p: Normal) -> Tensor:
+    """-H(q) + ½ ln(2πτ²) + ((E q - m)² + Var q) / (2τ²)."""
+    second_moment = (q.mean - p.loc).square() + q.variance
+    return -q.entropy() + p.scale.log() + math.log(2 * math.pi) / 2 + second_moment / (2 * p.scale.square())
+
+
+def _kl_to_uniform(q: KernelPosterior | Kernel, p: Uniform) -> Tensor:
+    """ln(length of p's support) - H(q) where the support of q lies inside, else infinite."""
+    return torch.where(_inside(q, p), (p.high - p.low).log() - q.entropy(), math.inf)
+
+
+def _inside(q: KernelPosterior | Kernel, p: Uniform) -> Tensor:
+    support = q.support
+    if not hasattr(support, "lower_bound"):  # all of R
+        return torch.zeros_like(q.mean, dtype=torch.bool)
+    return (support.lower_bound >= p.low) & (support.upper_bound <= p.high)
+
+
+for _family in (KernelPosterior, Kernel):
+    register_kl(_family, Normal)(_kl_to_normal)
+    register_kl(_family, Uniform)(_kl_to_uniform)
+
+
+@register_kl(UniformKernel, UniformKernel)  # type: ignore[untyped-decorator]
+def _kl_uniform(q: UniformKernel, p: UniformKernel) -> Tensor:
+    inside = (q.loc - q.scale >= p.loc - p.scale) & (q.loc + q.scale <= p.loc + p.scale)
+    return torch.where(inside, (p.scale / q.scale).log(), math.inf)
+
+
+@register_kl(GaussianKernel, GaussianKernel)  # type: ignore[untyped-decorator]
+def _kl_gaussian(q: GaussianKernel, p: GaussianKernel) -> Tensor:
+    return kl_divergence(Normal(q.loc, q.scale), Normal(p.loc, p.scale))
+
+
+@register_kl(LaplaceKernel, LaplaceKernel)  # type: ignore[untyped-decorator]
+def _kl_laplace(q: LaplaceKernel, p: LaplaceKernel) -> Tensor:
+    distance = (q.loc - p.loc).abs()
+    return (p.scale / q.scale).log() - 1 + (distance + q.scale * (-distance / q.scale).exp()) / p.scale
+
+
+# By sampling, and bounds -------------------------------------------------------------------------------------
+
+
+def monte_carlo_kl(q: Distribution, p: Distribution, samples: int = 1) -> Tensor:
+    """An unbiased estimate of KL(q‖p), the mean of ln q(z) - ln p(z) over draws of q: for priors known by log_prob.
+
+    Args:
+        q, p: distributions of one shape; q has ``rsample``.
+        samples: draws for each element of the batch.
+
+    Returns:
+        The estimate in nats, shape ``q.batch_shape``, differentiable.
+    """
+    z = q.rsample((samples,))
+    return (q.log_prob(z) - p.log_prob(z)).mean(0)
+
+
+def chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
+    r"""χ²(q‖p) = ∫ (q - p)²/p, by quadrature; infinite where the integral is.
+
+    KL(q‖p) ≤ ln(1 + χ²) ≤ χ²; the paper bounds KL by χ² (log t ≤ t - 1, eq. 4) before it takes the limit that
+    ``kernel_penalty`` is.
+
+    Args:
+        q: a kernel posterior.
+        p: the distribution to compare with, of the same batch shape.
+
+    Returns:
+        χ², shape ``q.batch_shape``.
+    """
+    width = (q.bandwidth * q.kernel.scale).double()
+    distance, weights = posterior_panels(type(q.kernel), isinstance(q.prior, Uniform), width, q.support_length.double())
+    wide = torch.cat([-distance, distance], -1)
+    z = (q.mean.double().unsqueeze(-1) + wide).movedim(-1, 0)
+    log_q = q.log_density_at(wide.abs().movedim(-1, 0))
+    ratio = torch.logsumexp(2 * log_q - _log_prob(p, z) + torch.cat([weights, weights], -1).movedim(-1, 0).log(), 0)
+    return torch.where(_finite_chi_square(q, p), torch.expm1(ratio), math.inf).to(q.mean.dtype)
+
+
+def _log_prob(p: Normal | Uniform, z: Tensor) -> Tensor:
+    if isinstance(p, Normal):
+        return Normal(p.loc.double(), p.scale.double(), validate_args=False).log_prob(z)
+    return -(p.high - p.low).double().log() + torch.zeros_like(z)
+
+
+def _finite_chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
+    """Whether q²/p has tails that can be integrated."""
+    if isinstance(p, Uniform):
+        return _inside(q, p)
+    if q.kernel.bounded:
+        tail = torch.zeros_like(q.mean) if isinstance(q.prior, Uniform) else q.prior.variance
+    elif isinstance(q.kernel, GaussianKernel):
+        tail = (q.bandwidth * q.kernel.scale).square() + (0 if isinstance(q.prior, Uniform) else q.prior.variance)
+    else:
+        tail = torch.full_like(q.mean, math.inf)
+    return tail < 2 * p.variance

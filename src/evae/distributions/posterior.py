@@ -1,6 +1,6 @@
 """The posterior of EVAE: a kernel, scaled by the bandwidth, around a draw from the prior."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Normal, Uniform, constraints
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
+from evae.distributions.entropy import smoothed_entropy
 from evae.distributions.kernel import Kernel
 from evae.distributions.smoothing import smoothed_by_normal, smoothed_by_uniform
 
@@ -100,14 +101,25 @@ class KernelPosterior(Distribution):
         """Algorithm 1: b·(μ + r·k) + U, differentiable in μ, r and b (and the prior's parameters)."""
         return self.bandwidth * self.kernel.rsample(sample_shape) + self.prior.rsample(sample_shape)
 
+    def entropy(self) -> Tensor:
+        """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""
+        prior: Literal["uniform", "normal"] = "uniform" if isinstance(self.prior, Uniform) else "normal"
+        width = _double(self.bandwidth) * _double(self.kernel.scale)
+        h = smoothed_entropy(type(self.kernel), prior, width, _double(self.support_length))
+        return h.to(self.kernel.loc.dtype)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """ln q(value), shape ``value.shape`` broadcast with ``batch_shape``; -inf outside the support."""
         if self._validate_args:
             self._validate_sample(value)
-        width = _double(self.bandwidth) * _double(self.kernel.scale)
         distance = (_double(value) - _double(self.bandwidth) * _double(self.kernel.loc) - self.prior.mean).abs()
+        return self.log_density_at(distance).to(value.dtype)
+
+    def log_density_at(self, distance: Tensor) -> Tensor:
+        """ln q at a distance, 0 or positive, from the centre of the posterior, about which it is symmetric."""
+        width = _double(self.bandwidth) * _double(self.kernel.scale)
         smoothed = smoothed_by_uniform if isinstance(self.prior, Uniform) else smoothed_by_normal
-        return smoothed(type(self.kernel), distance, width, _double(self.support_length)).to(value.dtype)
+        return smoothed(type(self.kernel), distance, width, _double(self.support_length))
 
 
 def _double(x: Tensor) -> Tensor:

@@ -7,14 +7,13 @@ subtracts nearly equal numbers. In double precision the relative error is below 
 """
 
 import math
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import GaussianKernel
+from evae.distributions.quadrature import legendre
 
 # Beside a peak e^0, terms below e^-_NEGLIGIBLE/2 = 4e-18 do not count; 64 nodes resolve the rest to 1e-12.
 _NEGLIGIBLE = 80.0
@@ -43,18 +42,6 @@ def smoothed_by_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, si
     return smooth(kernel, distance, width, sigma)
 
 
-@cache
-def _legendre(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
-    x, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((1 + x) / 2), tuple(weights / 2)
-
-
-def _quadrature(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    x, weights = _legendre(nodes)
-    return like.new_tensor(x), like.new_tensor(weights)
-
-
 def _split(start: Tensor, span: Tensor, kink: Tensor, is_kink: bool) -> list[tuple[Tensor, Tensor]]:
     """The interval of length ``span`` from ``start`` as (start, span) pieces, cut at ``kink`` where there is one."""
     if not is_kink:
@@ -70,7 +57,7 @@ def _bounded_by_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor, l
     # taken without a difference of nearly equal numbers.
     low = torch.where(inside, lower, 0.0).clamp(min=-1)
     span = torch.where(upper < 1, torch.where(lower > -1, length / width, upper + 1), 1 - low)
-    nodes, weights = _quadrature(kernel.quadrature_nodes, distance)
+    nodes, weights = legendre(kernel.quadrature_nodes, distance)
     mass = torch.zeros_like(distance)
     for start, part in _split(low, span, torch.zeros_like(low), kernel.kink_at_zero):
         x = start.unsqueeze(-1) + part.unsqueeze(-1) * nodes
@@ -83,7 +70,7 @@ def _unbounded_by_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor,
     narrow = ratio <= 1
     # A narrow interval by quadrature, a wide one as a difference of tails; each is kept in its range where the other
     # is used.
-    nodes, weights = _quadrature(kernel.quadrature_nodes, distance)
+    nodes, weights = legendre(kernel.quadrature_nodes, distance)
     parts = []
     for start, part in _split(lower, ratio.clamp(max=1), torch.zeros_like(lower), kernel.kink_at_zero):
         x = start.unsqueeze(-1) + part.unsqueeze(-1) * nodes
@@ -107,7 +94,7 @@ def _bounded_by_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, si
     peak = a.clamp(min=0)
     low = a.clamp(min=-math.sqrt(_NEGLIGIBLE))
     span = torch.minimum(_reach(peak) + (peak - low), 2 * width / sigma - (low - a))
-    nodes, weights = _quadrature(_NODES, distance)
+    nodes, weights = legendre(_NODES, distance)
     total = torch.zeros_like(distance)
     almost = 1 - torch.finfo(distance.dtype).eps  # the edge itself, of density 0, is reached by rounding only
     for start, part in _split(low - a, span, width / sigma, kernel.kink_at_zero):
@@ -130,7 +117,7 @@ def _unbounded_by_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, 
     near_reach = _reach(slope - peak)
     near_gap = (centre - peak - math.sqrt(_NEGLIGIBLE)).clamp(min=0)  # from the centre to where the piece begins
     near_span = centre - peak + near_reach - near_gap
-    nodes, weights = _quadrature(_NODES, distance)
+    nodes, weights = legendre(_NODES, distance)
     parts = []
     for sign, gap, span in ((-1, near_gap, near_span), (1, torch.zeros_like(centre), _reach(centre + slope))):
         from_centre = gap.unsqueeze(-1) + span.unsqueeze(-1) * nodes

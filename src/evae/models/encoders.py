@@ -57,7 +57,8 @@ class KernelEncoder(LocScaleEncoder):
     Args:
         kernel: class of the kernel.
         prior: module that returns the distribution of U.
-        bandwidth: b.
+        bandwidth: b, or what a learned b starts from.
+        learned_bandwidths: 0 for a fixed b; 1 for one learned for all latents, d for one for each.
     """
 
     def __init__(
@@ -68,10 +69,19 @@ class KernelEncoder(LocScaleEncoder):
         kernel: type[Kernel],
         prior: nn.Module,
         bandwidth: float,
+        learned_bandwidths: int = 0,
     ) -> None:
         super().__init__(body, image_shape, latent_dim)
-        self.kernel, self.prior, self.bandwidth = kernel, prior, bandwidth
+        self.kernel, self.prior = kernel, prior
+        self.fixed_bandwidth = bandwidth
+        if learned_bandwidths:
+            self.log_bandwidth = nn.Parameter(torch.full((learned_bandwidths,), bandwidth).log())
         self.matched_scale = matched_scale(kernel, Epanechnikov.standard_variance)
+
+    @property
+    def bandwidth(self) -> Tensor | float:
+        """b, a number or a tensor of shape (1,) or (d,)."""
+        return self.log_bandwidth.exp() if hasattr(self, "log_bandwidth") else self.fixed_bandwidth
 
     def forward(self, images: Tensor) -> Distribution:
         loc, scale = self.loc_scale(images)

@@ -1,6 +1,7 @@
 """The models: short classes that name their hyperparameters and put encoder, prior, decoder and objective together."""
 
-from typing import Literal, TypeVar
+from collections.abc import Collection
+from typing import Literal
 
 from torch import nn
 
@@ -15,33 +16,38 @@ from evae.models.vae import VAE
 
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian"]
 
-T = TypeVar("T")
-
 PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
+PAPER_SUPPORT_LENGTH = 0.1
 PAPER_N = 100
 
 
 class EVAE(VAE):
     """The kernel-based VAE of arXiv 2405.12783: z = b·(μ(x) + r(x)·K) + U, U a draw from the prior.
 
-    It minimises eq. (10), -ln p(x|z) + B·I(K)/n per latent, for the Epanechnikov kernel 3B/(5n) Σ 1/r. Three things
-    to know of it: μ is trained by the reconstruction alone; B/n has the part of β in a β-VAE, and at B = 0.1,
+    By default it minimises eq. (10), -ln p(x|z) + B·I(K)/n per latent, for the Epanechnikov kernel 3B/(5n) Σ 1/r. Three
+    things to know of it: μ is trained by the reconstruction alone; B/n has the part of β in a β-VAE, and at B = 0.1,
     n = 100 it is very small; and it is no bound on -ln p(x), since the posterior's support exceeds a uniform prior's.
+    With ``prior="gaussian", objective="elbo"`` it minimises the exact negative ELBO instead (docs/objective.md).
 
     Args:
         image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
-        kernel: name of the smoothing kernel.
-        bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)).
-        support_length: B > 0, length of the uniform prior's support, or standard deviation of the Gaussian prior.
+        kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube, cosine, gaussian, logistic or laplace.
+        bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)); or "bickel-rosenblatt" for m^(-2/9); or, with the elbo,
+            "learned" for one b, "learned-per-latent" for one for each latent.
+        m: sample size of the "bickel-rosenblatt" bandwidth.
+        support_length: B > 0, length of the uniform prior's support, or standard deviation of the Gaussian prior; or,
+            with the elbo, "learned".
         prior: "uniform" or "gaussian".
+        objective: "penalty" (eq. 10) or "elbo".
         n: eq. (10)'s M. None: the global batch size under `evae train`, else the paper's 100.
         likelihood: "bernoulli" (the paper's), "continuous_bernoulli" or "gaussian".
         encoder: your own body, images (N, C, H, W) to features (N, F), instead of Appendix C's.
         decoder: your own decoder, latents (N, d) to maps (N, C, H, W), instead of Appendix C's.
 
     Raises:
-        ConfigError: a value outside its range, an unknown name, or an image shape without a network.
+        ConfigError: a value outside its range, an unknown name, settings that have no minimum together, or an image
+            shape without a network.
     """
 
     def __init__(
@@ -49,25 +55,39 @@ class EVAE(VAE):
         image_shape: tuple[int, int, int],
         latent_dim: int = 64,
         kernel: str = "epanechnikov",
-        bandwidth: float = PAPER_BANDWIDTH,
-        support_length: float = 0.1,
+        bandwidth: float | Literal["bickel-rosenblatt", "learned", "learned-per-latent"] = PAPER_BANDWIDTH,
+        support_length: float | Literal["learned"] = PAPER_SUPPORT_LENGTH,
         prior: Literal["uniform", "gaussian"] = "uniform",
+        objective: Literal["penalty", "elbo"] = "penalty",
         n: float | None = None,
+        m: float = 100,
         likelihood: Likelihood = "bernoulli",
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
         n = PAPER_N if n is None else n
-        _check_positive(latent_dim=latent_dim, bandwidth=bandwidth, support_length=support_length, n=n)
-        p = _pick({"uniform": UniformPrior, "gaussian": NormalPrior}, "prior", prior)(latent_dim, support_length)
+        _check_positive(latent_dim=latent_dim, n=n, m=m)
+        _check_learnable(objective, prior, bandwidth=bandwidth, support_length=support_length)
+        learned = {"learned": 1, "learned-per-latent": latent_dim}.get(str(bandwidth), 0)
+        b = PAPER_BANDWIDTH if learned else m ** (-2 / 9) if bandwidth == "bickel-rosenblatt" else bandwidth
+        length = PAPER_SUPPORT_LENGTH if support_length == "learned" else support_length
+        if isinstance(b, str) or isinstance(length, str):
+            raise ConfigError(f"unknown bandwidth {bandwidth!r} or support_length {support_length!r}")
+        _check_positive(bandwidth=b, support_length=length)
+        _pick({"uniform", "gaussian"}, "prior", prior)
+        if prior == "uniform":
+            p: nn.Module = UniformPrior(latent_dim, length)
+        else:
+            p = NormalPrior(latent_dim, length, learned=support_length == "learned")
         body = encoder or ConvEncoder(image_shape)
+        cls = KERNELS[_pick(KERNELS, "kernel", kernel)]
         super().__init__(
             image_shape,
-            encoder=KernelEncoder(body, image_shape, latent_dim, _pick(KERNELS, "kernel", kernel), p, bandwidth),
+            encoder=KernelEncoder(body, image_shape, latent_dim, cls, p, b, learned),
             prior=p,
             decoder=decoder or ConvDecoder(image_shape, latent_dim),
-            pixels=_pick(LIKELIHOODS, "likelihood", likelihood)(),
-            objective=KernelPenalty(n),
+            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
+            objective=KernelPenalty(n) if objective == "penalty" else Elbo(),
         )
 
 
@@ -99,7 +119,7 @@ class GaussianVAE(VAE):
             encoder=NormalEncoder(encoder or ConvEncoder(image_shape), image_shape, latent_dim),
             prior=NormalPrior(latent_dim),
             decoder=decoder or ConvDecoder(image_shape, latent_dim),
-            pixels=_pick(LIKELIHOODS, "likelihood", likelihood)(),
+            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
             objective=Elbo(),
         )
 
@@ -110,7 +130,20 @@ def _check_positive(**values: float) -> None:
             raise ConfigError(f"{name} must be positive and finite, not {value}")
 
 
-def _pick(choices: dict[str, T], option: str, name: str) -> T:
+def _check_learnable(objective: str, prior: str, **values: object) -> None:
+    _pick({"penalty", "elbo"}, "objective", objective)
+    if objective == "elbo" and prior == "uniform":
+        raise ConfigError(
+            "objective 'elbo' needs prior 'gaussian': the posterior's support exceeds a uniform prior's, and its KL is "
+            "infinite"
+        )
+    for name, value in values.items():
+        if objective == "penalty" and str(value).startswith("learned"):
+            raise ConfigError(f"{name} 'learned' needs objective 'elbo': the penalty has no minimum in it")
+
+
+def _pick(choices: Collection[str], option: str, name: str) -> str:
+    """``name``, if it is one of the choices."""
     if name not in choices:
-        raise ConfigError(f"unknown {option} {name!r}; known: {', '.join(choices)}")
-    return choices[name]
+        raise ConfigError(f"unknown {option} {name!r}; known: {', '.join(sorted(choices))}")
+    return name

@@ -8,15 +8,23 @@ from evae.errors import ConfigError
 
 
 class _IndependentPrior(nn.Module):
-    """``latent_dim`` independent coordinates with one spread, held as a buffer that is not saved."""
+    """``latent_dim`` independent coordinates with one spread: a buffer that is not saved, or exp of a parameter."""
 
-    spread: Tensor
-
-    def __init__(self, latent_dim: int, spread: float) -> None:
+    def __init__(self, latent_dim: int, spread: float, learned: bool = False) -> None:
         super().__init__()
         if latent_dim < 1:
             raise ConfigError(f"latent_dim must be at least 1, not {latent_dim}")
-        self.register_buffer("spread", torch.full((latent_dim,), float(spread)), persistent=False)
+        self.latent_dim, self.learned = latent_dim, learned
+        if learned:
+            self.log_spread = nn.Parameter(torch.tensor(float(spread)).log())
+        else:
+            self.register_buffer("fixed_spread", torch.tensor(float(spread)), persistent=False)
+
+    @property
+    def spread(self) -> Tensor:
+        """The support length B, or the standard deviation, of every coordinate, shape (d,)."""
+        spread = self.log_spread.exp() if self.learned else self.get_buffer("fixed_spread")
+        return spread.expand(self.latent_dim)
 
 
 class UniformPrior(_IndependentPrior):
@@ -33,8 +41,8 @@ class UniformPrior(_IndependentPrior):
 class NormalPrior(_IndependentPrior):
     """Normal with mean 0 and standard deviation ``scale`` in each of ``latent_dim`` coordinates."""
 
-    def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
-        super().__init__(latent_dim, scale)
+    def __init__(self, latent_dim: int, scale: float = 1.0, learned: bool = False) -> None:
+        super().__init__(latent_dim, scale, learned)
 
     def forward(self) -> Distribution:
         normal = Normal(torch.zeros_like(self.spread), self.spread, validate_args=False)
