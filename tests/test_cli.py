@@ -85,19 +85,19 @@ class TestTrain:
             ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE"),
             ("--model nowhere.Nope", "--model: "),
             ("--model.kernel nope", "unknown kernel 'nope'; known: biweight, cosine, epanechnikov"),
-            ("--model.latent_dim 0", "latent_dim must be positive and finite, not 0"),
+            ("--model.latent_dim 0", "latent_dim must be a whole number, positive"),
             ("--model.latent_dim 1.5", "--model.latent_dim: expected int, not 1.5"),
             ("--model.support_length 0", "support_length must be positive"),
             ("--model.support_length -1", "support_length must be positive"),
             ("--model.bandwidth 0", "bandwidth must be positive"),
-            ("--model.bandwidth nan", "--model.bandwidth: expected"),
+            ("--model.bandwidth nan", "--model.bandwidth: "),
             ("--model.nope 1", "the model has no option 'nope'"),
             ("--nope 1", "--nope"),
             ("--epochs many", "--epochs: expected int, not many"),
             ("--epoch 3", "--epoch"),
             ("--batch-size 49", "batch_size 49 is larger than the 48 training images"),
             ("--image-size 20", "square images of 16, 32, 64, 128, 256 pixels"),
-            ("--image-size 0", "must be positive"),
+            ("--image-size 0", "from 1 to 4096"),
             ("--crop 17", "is 16x16, smaller than the crop of 17 pixels; lower --crop"),
             ("--resume maybe", "--resume: expected one of 'auto', not maybe"),
             ("--config nowhere.yaml", "nowhere.yaml"),
@@ -147,7 +147,7 @@ class TestEvaluate:
     def test_numbers_are_those_of_the_model(self, trained, blobs, capsys):
         assert evae("evaluate", trained, "--latents", "mean") == 0
         result = json.loads((trained / "evaluation.json").read_text())
-        assert result.keys() == {"model", "data", "split", "count", "latents", "seed", "metrics"}
+        assert result.keys() == {"model", "data", "split", "count", "images", "latents", "seed", "metrics"}
         assert (result["model"], result["data"], result["split"]) == ("EVAE", blobs, "holdout")
         assert (result["count"], result["latents"]) == (16, "mean")
         real = torch.from_numpy(np.load(blobs)["x_test"][:, None] / 255).float()
@@ -309,3 +309,106 @@ def _recorder(function, seen):
         seen.append(options)
 
     return record
+
+
+class TestOddInput:
+    """What a hostile newcomer tried."""
+
+    def test_reconstructions_do_not_replace_their_originals(self, trained, tmp_path, fails):
+        Image.new("L", (20, 20), 7).save(tmp_path / "photo.png")
+        before = (tmp_path / "photo.png").read_bytes()
+        assert "would be overwritten" in fails("reconstruct", trained, tmp_path, "--out", tmp_path)
+        assert (tmp_path / "photo.png").read_bytes() == before
+
+    def test_overwrite_removes_only_what_evae_wrote(self, trained, tmp_path):
+        run = shutil.copytree(trained, tmp_path / "a")
+        (run / "notes.txt").write_text("mine")
+        assert evae("train", "--config", run / "config.yaml", "--out", run, "--overwrite", "--epochs", 1) == 0
+        assert (run / "notes.txt").read_text() == "mine"
+
+    def test_two_trainings_into_one_folder(self, trained, tmp_path, fails):
+        from evae.training.run import locked
+
+        run = shutil.copytree(trained, tmp_path / "a")
+        with locked(run):
+            message = fails("train", "--config", run / "config.yaml", "--out", run, "--resume", "auto", "--epochs", 3)
+        assert "another evae train is writing to" in message
+
+    def test_a_diverging_run_stops_and_keeps_what_was_saved(self, trained, blobs, tmp_path, fails):
+        options = "--epochs 30 --batch-size 16 --image-size 16 --accelerator cpu --model.n 1e-320"
+        message = fails("train", "--data", blobs, "--out", tmp_path / "a", *options.split())
+        assert "the loss is not finite at step" in message
+        for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines():
+            assert "NaN" not in line
+
+    def test_paths_that_look_like_markup(self, trained, tmp_path, capsys):
+        run = shutil.copytree(trained, tmp_path / "a[/x][red]b")
+        assert evae("evaluate", run) == 0
+        assert evae("sample", run) == 0
+        assert "a[/x][red]b" in capsys.readouterr().err.replace("\n", "")
+
+    @pytest.mark.parametrize("content", ["", "\0\0garbage\n", '{"epoch": 1'])
+    def test_damaged_metrics(self, trained, tmp_path, content):
+        run = shutil.copytree(trained, tmp_path / "a")
+        (run / "metrics.jsonl").write_text(content)
+        options = ("--out", run, "--resume", "auto", "--epochs", 3)
+        assert evae("train", "--config", trained / "config.yaml", *options) == 0
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model": ["EVAE"]},
+            {"model": "VAE"},
+            {"image_shape": None},
+            {"image_shape": [16, 16]},
+            {"image_shape": [1, 16.0, 16]},
+            {"latent_dim": "x"},
+            {"latent_dim": 10**13},
+            {"kernel": []},
+            {"prior": {}},
+            {"bandwidth": "x"},
+            {"encoder": "x"},
+            {"likelihood": 3},
+        ],
+        ids=str,
+    )
+    def test_hostile_config_json(self, trained, tmp_path, fails, change):
+        run = shutil.copytree(trained, tmp_path / "a")
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | change))
+        assert fails("evaluate", run)
+
+    @pytest.mark.parametrize("text", ["model: null", "- 1", "epochs: [1]", "a: &a [*a]", "model: 3", "\xff: \x00"])
+    def test_odd_config_yaml(self, blobs, tmp_path, fails, text):
+        (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
+        assert fails("train", "--data", blobs, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml")
+
+    def test_networks_on_the_command_line(self, blobs, tmp_path, fails):
+        (tmp_path / "c.yaml").write_text(
+            "model: {class_path: evae.EVAE, init_args: {encoder: {class_path: torch.nn.Flatten}}}"
+        )
+        message = fails("train", "--data", blobs, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml")
+        assert "networks of your own are passed from Python" in message
+
+    def test_seeds_and_devices(self, trained, fails):
+        for command in ("evaluate", "sample"):
+            assert "63 bits" in fails(command, trained, "--seed", 2**70)
+            assert "--device meta cannot be used" in fails(command, trained, "--device", "meta")
+
+    def test_output_that_cannot_be_written(self, trained, tmp_path, fails):
+        (tmp_path / "file").write_text("")
+        assert "could not be written" in fails("encode", trained, "--out", tmp_path / "file" / "x.parquet")
+        assert "could not be written" in fails("sample", trained, "--out", tmp_path / "file" / "x")
+
+    def test_images_that_moved_or_changed(self, trained, blobs, tmp_path, fails, capsys):
+        data = shutil.copy(blobs, tmp_path / "mine.npz")
+        options = "--epochs 1 --batch-size 16 --image-size 16 --model.latent_dim 2 --accelerator cpu"
+        assert evae("train", "--data", data, "--out", tmp_path / "a", *options.split()) == 0
+        arrays = dict(np.load(data))
+        arrays["x_test"][0] = 255 - arrays["x_test"][0]
+        np.savez(data, **arrays)
+        assert evae("evaluate", tmp_path / "a") == 0
+        assert "have changed since" in capsys.readouterr().err
+        Path(data).unlink()
+        assert "was trained on: " in (message := fails("evaluate", tmp_path / "a"))
+        assert message.endswith("--data names others")

@@ -1,5 +1,6 @@
 """The command line: ``evae COMMAND``, each command a typed function whose docstring is its help."""
 
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
@@ -46,8 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}")
     try:
         _run(name, rest)
+        sys.stdout.flush()
     except EvaeError as error:
         return _fail(str(error), getattr(error, "exit_code", 2))
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _fail(f"{error.filename or 'the output'} cannot be used ({error.strerror or error})")
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     return 0
@@ -93,9 +99,12 @@ def _run(name: str, arguments: list[str]) -> None:
         _add_positional(parser, argument)
     parser.add_function_arguments(function, as_positional=False, skip=set(command.positional))
     flags = {f"--{key}" for key, parameter in parameters.items() if parameter.annotation is bool}
-    options = vars(parser.parse_args([_spelled(argument, flags) for argument in arguments]))
+    try:
+        options = vars(parser.parse_args([_spelled(argument, flags) for argument in arguments]))
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise _UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
     del options["config"]
-    if "model" in options:
+    if "model" in parameters:
         options["model"] = _factory(options["model"])
     function(**options)
 
@@ -118,8 +127,14 @@ def _spelled(argument: str, flags: set[str]) -> str:
 
 def _factory(model: Any) -> Any:
     """The chosen family with its hyperparameters, waiting for the images' shape."""
+    if model is None:
+        raise _UsageError(f"--model: one of {', '.join(_families())} is needed")
+    arguments = vars(model.get("init_args", {}))
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, str | int | float):
+            raise _UsageError(f"--model.{name}: networks of your own are passed from Python")
     module, _, family = model.class_path.rpartition(".")
-    return partial(getattr(import_module(module), family), **vars(model.get("init_args", {})))
+    return partial(getattr(import_module(module), family), **arguments)
 
 
 def _first_paragraph(function: Any) -> str:

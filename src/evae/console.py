@@ -1,15 +1,15 @@
 """Messages and progress for people, on standard error; results go to standard output."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)  # paths may look like markup
 
 
 def warn(message: str) -> None:
     """Say what is amiss, and go on."""
-    console.print("[yellow]warning:[/yellow]", escape(message), soft_wrap=True)
+    console.print("warning:", style="yellow", end=" ")
+    console.print(message, soft_wrap=True)
 
 
 def progress(*columns: str) -> Progress:

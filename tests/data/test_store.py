@@ -395,3 +395,94 @@ class TestBatches:
     def test_to_float(self):
         images = to_float(np.array([[[[0, 51, 255]]]], np.uint8))
         assert images.flatten().tolist() == pytest.approx([0, 0.2, 1])
+
+
+class TestOddInput:
+    """What a hostile newcomer tried."""
+
+    def test_links_to_folders_are_followed_once(self, tmp_path):
+        fill(tmp_path / "elsewhere" / "train", 6)
+        fill(tmp_path / "data" / "test", 3, start=6)
+        (tmp_path / "data" / "train").symlink_to(tmp_path / "elsewhere" / "train")
+        (tmp_path / "data" / "test" / "loop").symlink_to(tmp_path / "data")
+        images = open_store(str(tmp_path / "data"))
+        assert (len(images.train), len(images.holdout)) == (6, 3)
+
+    @pytest.mark.parametrize("names", [("Train", "Test"), ("set/train", "set/test")])
+    def test_splits_in_another_case_or_one_folder_down(self, tmp_path, names):
+        for i, name in enumerate(names):
+            fill(tmp_path / "data" / name / "a", 4 - i, start=10 * i)
+        images = open_store(str(tmp_path / "data"))
+        assert (len(images.train), len(images.holdout)) == (4, 3)
+        assert images.class_names == ("a",)
+
+    def test_names_that_are_no_text(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        for i, name in enumerate([b"\xff\xfe.png", b"a\nb.png", b"c [d].png"]):
+            with open(os.path.join(os.fsencode(tmp_path / "data"), name), "wb") as file:  # noqa: PTH123
+                file.write(png(Image.fromarray(np.full((9, 9), i, np.uint8))))
+        images = open_store(str(tmp_path / "data"))
+        names = images.train.names + images.holdout.names
+        assert sorted(map(os.fsencode, names)) == [b"a\nb.png", b"c [d].png", b"\xff\xfe.png"]
+
+    def test_labels_are_no_images(self, tmp_path):
+        x = RNG.integers(0, 256, (6, 20, 20), np.uint8)
+        np.savez(tmp_path / "a.npz", train_images=x, test_images=x[:3], train_labels=np.zeros((6, 2, 2)))
+        images = open_store(str(tmp_path / "a.npz"))
+        assert (len(images.train), len(images.holdout)) == (6, 3)
+        np.savez(tmp_path / "b.npz", first=x, second=x)
+        with pytest.raises(DataError, match="several arrays of images \\(first, second\\), none of them"):
+            open_store(str(tmp_path / "b.npz"))
+
+    @pytest.mark.parametrize("labels", [np.array(["a"] * 6), np.full(6, np.nan), np.zeros((6, 0)), np.array(3)])
+    def test_labels_that_are_no_whole_numbers_are_left_out(self, tmp_path, labels):
+        x = RNG.integers(0, 256, (6, 20, 20), np.uint8)
+        np.savez(tmp_path / "a.npz", x_train=x, y_train=labels, x_test=x[:2])
+        assert open_store(str(tmp_path / "a.npz")).train.labels.tolist() == [NO_LABEL] * 6
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numpy leaves a cut zip open
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY\x01\x00v\x00{'descr': "])
+    def test_damaged_arrays(self, tmp_path, content):
+        for name in ("a.npz", "a.npy"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(DataError, match="no array file that can be read"):
+                open_store(str(tmp_path / name))
+
+    @pytest.mark.parametrize("shape", [(5, 0, 20), (5, 20, 0, 3)])
+    def test_images_without_pixels(self, tmp_path, shape):
+        np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+        with pytest.raises(DataError, match="have no pixels"):
+            open_store(str(tmp_path / "a.npy"))
+
+    @pytest.mark.parametrize(
+        "metadata", [b"no json", b"[]", b'{"info": 3}', b'{"info": {"features": {"label": null}}}']
+    )
+    def test_odd_tables(self, tmp_path, metadata):
+        labels = pa.array([0, 1, None, 2**64 - 1, 3, 4], pa.uint64())
+        images = pa.array([png(Image.fromarray(np.full((9, 9), i, np.uint8))) for i in range(6)])
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata({b"huggingface": metadata})
+        pq.write_table(table, tmp_path / "T.PARQUET")
+        store = open_store(str(tmp_path / "T.PARQUET"))
+        assert sorted([*store.train.labels, *store.holdout.labels]) == [NO_LABEL, NO_LABEL, 0, 1, 3, 4]
+        pq.write_table(pa.table({"image": images}), tmp_path / "train.parquet")
+        pq.write_table(pa.table({"img": images}), tmp_path / "test.parquet")
+        (tmp_path / "T.PARQUET").unlink()
+        with pytest.raises(DataError, match="the column img is not in all of its files"):
+            open_store(str(tmp_path))
+
+    @pytest.mark.parametrize("path", ["", "  ", "~nosuchuser/x", "x" * 5000, "a\0b"])
+    def test_what_is_no_path(self, path):
+        with pytest.raises(DataError, match="is no "):
+            open_store(path)
+
+    @pytest.mark.parametrize("damage", ["meta.json", "train.u8", "train-labels.npy", "holdout-names.json"])
+    def test_a_damaged_store_is_made_again(self, tmp_path, monkeypatch, blobs, damage):
+        monkeypatch.setenv("EVAE_CACHE", str(tmp_path))
+        before = open_store(blobs)
+        file = before.train.folder / damage
+        if damage in ("meta.json", "train.u8"):
+            file.write_bytes(file.read_bytes()[:-3])
+        else:
+            file.unlink()
+        assert open_store(blobs).train.images.shape == before.train.shape
+        assert file.exists()

@@ -255,9 +255,10 @@ def test_parts_of_ones_own(images):
         ({"m": 0}, "m must"),
         ({"objective": "nope"}, "unknown objective"),
         ({"objective": "elbo"}, "needs prior 'gaussian'"),
-        ({"bandwidth": "nope"}, "unknown bandwidth 'nope'"),
+        ({"bandwidth": "nope"}, "bandwidth must be positive"),
         ({"bandwidth": "learned"}, "bandwidth 'learned' needs objective 'elbo'"),
         ({"support_length": "learned"}, "support_length 'learned' needs objective 'elbo'"),
+        ({"latent_dim": 2.5}, "latent_dim must be a whole number"),
         ({"kernel": "nope"}, "unknown kernel 'nope'; known: "),
         ({"prior": "nope"}, "unknown prior"),
         ({"likelihood": "nope"}, "unknown likelihood"),
@@ -327,3 +328,37 @@ class TestSaving:
         (tmp_path / "config.json").unlink()
         with pytest.raises(RunError, match="holds no model"):
             VAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("logit", [-500.0, -30.0, -1.0, -5e-3, 0.0, 1e-3, 2.0, 20.0, 50.0])
+def test_continuous_bernoulli_at_any_logit(logit):
+    """Density and mean against closed forms; torch's own are clamped at |logit| 16."""
+    from mpmath import exp, expm1, log, mpf
+
+    pixels = LIKELIHOODS["continuous_bernoulli"]()
+    maps = torch.full((1, 1, 1, 2), logit, dtype=torch.float64, requires_grad=True)
+    p = pixels(maps).base_dist
+    x = torch.tensor([0.0, 0.7], dtype=torch.float64).reshape(1, 1, 1, 2)
+    normaliser = log(expm1(mpf(logit)) / mpf(logit)) if logit else mpf(0)
+    expected = [float(mpf(logit) * v - normaliser) for v in (mpf(0), mpf(0.7))]
+    assert p.log_prob(x).flatten().tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    mean = float(1 / (1 - exp(-mpf(logit))) - 1 / mpf(logit)) if logit else 0.5
+    assert p.mean.flatten().tolist() == pytest.approx([mean] * 2, rel=1e-9)
+    (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), maps)
+    assert gradient.flatten().tolist() == pytest.approx([-mean, 0.7 - mean], rel=1e-6, abs=1e-7)
+
+
+def test_networks_that_do_not_fit_or_must_not_be_touched():
+    frozen = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(256))
+    frozen[1].eval()
+    EVAE(SHAPE, latent_dim=2, encoder=frozen)
+    assert frozen.training
+    assert not frozen[1].training
+    wrong = nn.Sequential(nn.Linear(2, 768), nn.Unflatten(1, (3, 16, 16)))
+    with pytest.raises(ConfigError, match=r"maps of shape \(N, 1, 16, 16\); for N = 1 it returned \(1, 3, 16, 16\)"):
+        EVAE(SHAPE, latent_dim=2, decoder=wrong)
+    with pytest.raises(ConfigError, match=r"cannot take inputs of shape \(N, 2\)"):
+        EVAE(SHAPE, latent_dim=2, decoder=nn.Linear(3, 3))
+    for shape in ((1, 16), (1.0, 16.0, 16.0), 16):
+        with pytest.raises(ConfigError, match="image_shape must be"):
+            EVAE(shape)

@@ -1,7 +1,6 @@
 """Training: the same seed gives the same weights; interrupted runs end as uninterrupted ones; nothing saved is lost."""
 
 import errno
-import json
 import os
 import resource
 import signal
@@ -78,6 +77,7 @@ def test_a_run_folder_is_complete(options, tmp_path):
         "metrics.jsonl",
         "checkpoints",
         "figures",
+        ".lock",
     }
     assert {p.name for p in (out / "figures").iterdir()} == {"losses.png", "reconstructions.png"}
     assert {p.name for p in (out / "checkpoints" / "last").iterdir()} == {
@@ -153,7 +153,7 @@ def test_lines_after_the_checkpoint_are_written_again(options, tmp_path):
     assert timeless(whole) == timeless(parts)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "no state", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "no state", "altered state"])
 def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(options, tmp_path, capsys, damage):
     whole = train(out=tmp_path / "whole", **options)
     parts = train(out=tmp_path / "parts", **options | {"epochs": 2})
@@ -166,7 +166,8 @@ def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(options, tmp_pat
     elif damage == "no state":
         (last / "state.json").unlink()
     else:
-        (last / "state.json").write_text("{}")
+        state = (last / "state.json").read_text()
+        (last / "state.json").write_text(state.replace("12", "13", 1))
     train(out=parts, resume="auto", **options)
     assert "going on from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
     assert same(weights(whole), weights(parts))
@@ -236,7 +237,7 @@ def test_sigterm_from_outside(blobs, tmp_path):
         rest = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at step" in rest
-    state = json.loads((tmp_path / "run" / "checkpoints" / "last" / "state.json").read_text())
+    state = run._read_state_file(tmp_path / "run" / "checkpoints" / "last")
     assert state["progress"]["step"] >= 12
 
 
@@ -252,7 +253,7 @@ class TestRefusals:
 
     def test_overwrite_replaces_runs_only(self, options, tmp_path):
         (tmp_path / "thesis.tex").write_text("my only copy")
-        with pytest.raises(RunError, match="not a run folder; --overwrite replaces nothing else"):
+        with pytest.raises(RunError, match="exists and is no run folder; choose another --out"):
             train(out=tmp_path, overwrite=True, **options)
         assert (tmp_path / "thesis.tex").exists()
         (tmp_path / "file").write_text("")

@@ -4,7 +4,11 @@ Every source becomes a Source: a cheap key that changes with the content, and an
 """
 
 import json
+import os
 import re
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -103,14 +107,18 @@ def find_source(data: str) -> Source:
     Raises:
         DataError: there is no such source, or it holds no images.
     """
-    path = Path(data).expanduser()
     if data == "mnist5k":
         return _mnist5k()
     if data in _HUB:
         return _hub(data, _HUB[data])
-    if path.is_dir():
+    try:
+        path = Path(data).expanduser()
+        is_folder, is_file = path.is_dir() and data.strip() != "", path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown user's home, a NUL
+        raise DataError(f"--data {data[:80]!r} is no path ({_first_line(error)})") from error
+    if is_folder:
         return _folder(data, path)
-    if path.is_file():
+    if is_file:
         return _file(data, path)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", data) and not path.parent.is_dir():
         return _hub(data, _HubDataset(data, holdout=""))
@@ -149,22 +157,34 @@ def _listing_key(files: Sequence[Path], root: Path) -> str:
 
 
 def _folder(data: str, root: Path) -> Source:
-    files = sorted(
-        f for f in root.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(root).parts)
-    )
+    files = sorted(_walk(root))
     if not files:
         raise DataError(f"--data {data} is an empty folder")
     images = [f for f in files if f.suffix.lower() in SUFFIXES]
     if images:
         return _image_folder(data, root, images)
-    tables = [f for f in files if f.suffix in (".parquet", ".arrow")]
+    tables = [f for f in files if f.suffix.lower() in (".parquet", ".arrow")]
     if tables:
         return _tables(data, tables, root)
     raise DataError(f"--data {data} holds {len(files)} files, but no images ({', '.join(sorted(SUFFIXES))})")
 
 
+def _walk(root: Path) -> Iterator[Path]:
+    """Every file that is not hidden, through links to folders too, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            yield from (
+                Path(folder) / name for name in names if not name.startswith(".") and (Path(folder) / name).is_file()
+            )
+        seen.add(real)
+
+
 def _image_folder(data: str, root: Path, files: list[Path]) -> Source:
     """Files in train/ and test/ (or validation/, ...) have their split; other folders' names are labels."""
+    root = _where_splits_are(root, files)
     relative = [f.relative_to(root).parts for f in files]
     train, holdout = _split_names({parts[0] for parts in relative if len(parts) > 1})
     if train:
@@ -184,10 +204,19 @@ def _image_folder(data: str, root: Path, files: list[Path]) -> Source:
     return Source(data, f"folder {key}", len(chosen), rows, tuple(classes))
 
 
+def _where_splits_are(root: Path, files: list[Path]) -> Path:
+    """``root``, or the only folder in it where that holds the splits."""
+    top = {f.relative_to(root).parts[0] for f in files}
+    inner = root / next(iter(top))
+    nested = {f.relative_to(inner).parts[0] for f in files} if len(top) == 1 and inner.is_dir() else set()
+    return inner if any(_split_names(nested)) else root
+
+
 def _split_names(names: set[str]) -> tuple[str, str]:
-    """Which of ``names`` are the training and the hold-out split; ("", "") where there are not both."""
-    holdout = next((name for name in _HOLDOUT_NAMES if name in names), "")
-    return ("train", holdout) if "train" in names and holdout else ("", "")
+    """Which of ``names``, in any case, are the training and the hold-out split; ("", "") where there are not both."""
+    lower = {name.lower(): name for name in names}
+    holdout = next((lower[name] for name in _HOLDOUT_NAMES if name in lower), "")
+    return (lower["train"], holdout) if "train" in lower and holdout else ("", "")
 
 
 def _as_split(name: str, train: str, holdout: str) -> Split | None:
@@ -195,9 +224,9 @@ def _as_split(name: str, train: str, holdout: str) -> Split | None:
 
 
 def _file(data: str, path: Path) -> Source:
-    if path.suffix in (".parquet", ".arrow"):
+    if path.suffix.lower() in (".parquet", ".arrow"):
         return _tables(data, [path], path.parent)
-    if path.suffix in (".npz", ".npy"):
+    if path.suffix.lower() in (".npz", ".npy"):
         return _arrays(data, path)
     raise DataError(f"--data {data} is neither a folder nor a .parquet, .arrow, .npz or .npy file")
 
@@ -219,7 +248,7 @@ def _tables(data: str, files: list[Path], root: Path) -> Source:
 
 def _read_table(file: Path) -> pa.Table:
     try:
-        if file.suffix == ".parquet":
+        if file.suffix.lower() == ".parquet":
             return pq.read_table(file, memory_map=True)
         with pa.memory_map(str(file)) as content:
             try:
@@ -236,15 +265,18 @@ def _arrow_source(
 ) -> Source:
     schema = tables[0][0].schema
     images, labels = _image_column(data, schema), _label_column(schema)
+    wanted = [images, labels] if labels else [images]
+    if odd := [table for table, _ in tables if not set(wanted) <= set(table.schema.names)]:
+        others = ", ".join(odd[0].schema.names)
+        raise DataError(f"--data {data}: the column {images} is not in all of its files; one has {others}")
 
     def rows() -> Iterator[Row]:
         number = 0
         for table, split in tables:
-            columns = [images, labels] if labels else [images]
-            for batch in table.select(columns).to_batches(max_chunksize=256):
+            for batch in table.select(wanted).to_batches(max_chunksize=256):
                 codes = batch.column(1).to_pylist() if labels else [NO_LABEL] * len(batch)
                 for content, code in zip(batch.column(0), codes, strict=True):
-                    yield Row(str(number), _payload(content.as_py()), NO_LABEL if code is None else int(code), split)
+                    yield Row(str(number), _payload(content.as_py()), _label(code), split)
                     number += 1
 
     count = sum(len(table) for table, _ in tables)
@@ -256,9 +288,15 @@ def _arrow_source(
 def _payload(value: Any) -> Path | bytes:
     """Encoded bytes, or a struct of them that may hold only the path of a file."""
     if isinstance(value, dict):
-        path = value.get("path")
-        return value["bytes"] or (Path(path) if path else b"")
+        content, path = value.get("bytes"), value.get("path")
+        return (
+            content if isinstance(content, bytes) and content else Path(path) if isinstance(path, str) and path else b""
+        )
     return value or b""
+
+
+def _label(code: Any) -> int:
+    return int(code) if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
 
 
 def _image_column(data: str, schema: pa.Schema) -> str:
@@ -287,9 +325,11 @@ def _label_column(schema: pa.Schema) -> str | None:
 
 def _class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
     """The names that datasets keeps in the schema's metadata."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column or "", {})
-    return tuple(map(str, feature.get("names") or ()))
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return tuple(map(str, metadata["info"]["features"][column]["names"]))
+    except (ValueError, KeyError, TypeError):  # none, or of another form
+        return ()
 
 
 def _natural_size(rows: Iterator[Row]) -> int:
@@ -340,19 +380,19 @@ def _first_line(error: Any) -> str:
 
 
 def _arrays(data: str, path: Path) -> Source:
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"--data {data} is no array file that can be read ({_first_line(error)})") from error
-    images = {name: array for name, array in arrays.items() if array.ndim in (3, 4)}
+    arrays = _load_arrays(data, path)
+    images = {name: array for name, array in arrays.items() if array.ndim in (3, 4) and not _names_labels(name)}
     if not images:
         shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
         raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes}")
     tokens = {name: set(re.split(r"[^a-z]+", name.lower())) for name in images}
     train, holdout = _split_names(set().union(*tokens.values()))
     parts = [(n, train if train in tokens[n] else holdout if holdout in tokens[n] else "") for n in images]
-    parts = [(name, part) for name, part in parts if part] if train else parts[:1]
+    parts = [(name, part) for name, part in parts if part or not train]
+    if not train and len(parts) > 1:
+        raise DataError(
+            f"--data {data} has several arrays of images ({', '.join(images)}), none of them named train and test"
+        )
     chosen = [(_pixels(data, images[n]), _labels(arrays, n), _as_split(part, train, holdout)) for n, part in parts]
 
     def rows() -> Iterator[Row]:
@@ -368,8 +408,27 @@ def _arrays(data: str, path: Path) -> Source:
     return Source(data, f"arrays {_listing_key([path], path.parent)}", count, rows, size=_natural_size(rows()))
 
 
+def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
+    damage = (OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError, SyntaxError)
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+        return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    except (*damage, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+        raise DataError(f"--data {data} is no array file that can be read ({_first_line(error)})") from error
+
+
+def _names_labels(name: str) -> bool:
+    return bool({"y", "label", "labels", "mask", "masks"} & set(re.split(r"[^a-z]+", name.lower())))
+
+
 def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:
     """(N, H, W) or (N, H, W, C), of bytes, truths or floats."""
+    if 0 in array.shape[1:]:
+        raise DataError(f"--data {data}: images of shape {array.shape[1:]} have no pixels")
     if array.dtype not in (bool, np.uint8) and not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"--data {data}: images of type {array.dtype}; uint8, or floats in [0, 1], are needed")
     if array.ndim == 3 or array.shape[-1] in (1, 3, 4):
@@ -391,6 +450,7 @@ def _labels(arrays: dict[str, NDArray[Any]], images: str) -> NDArray[Any] | None
     """The labels beside an array of images: y_train for x_train, train_labels for train_images, ..."""
     for old, new in (("x", "y"), ("images", "labels"), ("data", "labels"), ("image", "label")):
         name = re.sub(rf"(?<![a-zA-Z]){old}(?![a-zA-Z])", new, images)
-        if name != images and name in arrays and len(arrays[name]) == len(arrays[images]):
-            return arrays[name].reshape(len(arrays[name]), -1)[:, 0]
+        labels = arrays.get(name) if name != images else None
+        if labels is not None and labels.size == len(arrays[images]) and np.issubdtype(labels.dtype, np.integer):
+            return labels.ravel()
     return None

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,8 +28,9 @@ from evae.errors import DataError
 
 OnBadImage = Literal["skip", "error"]
 
-_VERSION = 1  # of the layout below; another version is another folder
+_VERSION = 2  # of the layout below; another version is another folder
 _CHUNK = 64  # images decoded in one go by one thread
+_LARGEST = 4096  # pixels
 _NAMED = 5  # bad images named in a warning
 
 
@@ -54,7 +56,8 @@ class ImageSet:
 
     @cached_property
     def names(self) -> list[str]:
-        return (self.folder / f"{self.split}-names.txt").read_text().split("\n")
+        names: list[str] = json.loads((self.folder / f"{self.split}-names.json").read_text())
+        return names
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,12 @@ def open_store(
     source = find_source(data)
     size = source.size if image_size is None else image_size
     crop = source.crop if crop is None else crop
-    if size < 1 or (crop is not None and crop < 1):
-        raise DataError(f"the image size and the crop must be positive, not {size} and {crop}")
+    if not 1 <= size <= _LARGEST or (crop is not None and crop < 1):
+        raise DataError(f"the image size must be from 1 to {_LARGEST} and the crop positive, not {size} and {crop}")
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     try:
-        if not (folder / "meta.json").exists():
-            _build_once(source, size, crop, on_bad_image, folder)
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = _read_meta(folder) or _build_once(source, size, crop, on_bad_image, folder)
     except OSError as error:
         hint = "; free some space or set EVAE_CACHE to another disk" if error.errno == errno.ENOSPC else ""
         raise DataError(
@@ -121,6 +122,20 @@ def open_store(
     if store.skipped:
         _report_skipped(store.skipped, on_bad_image)
     return store
+
+
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    """What a store says of itself; None where there is none, or a damaged one."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        pixels = math.prod(meta["image_shape"])
+        whole = all((folder / f"{s}.u8").stat().st_size == n * pixels for s, n in meta["count"].items())
+        whole = whole and all(
+            (folder / f"{s}-{x}").exists() for s in meta["count"] for x in ("labels.npy", "names.json")
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return meta if whole else None
 
 
 def _as_store(data: str, folder: Path, meta: dict[str, Any]) -> Store:
@@ -149,7 +164,7 @@ def _report_skipped(skipped: tuple[str, ...], on_bad_image: OnBadImage) -> None:
 # Building ----------------------------------------------------------------------------------------------------
 
 
-def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> None:
+def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> dict[str, Any]:
     """Build the store under a lock: of two processes that start together one builds and the other waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
@@ -159,14 +174,16 @@ def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBad
         console.print("another process is decoding these images; waiting for it")
         lock.acquire()
     with lock:
-        if (folder / "meta.json").exists():
-            return
+        if meta := _read_meta(folder):
+            return meta
+        shutil.rmtree(folder, ignore_errors=True)  # damaged
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
-            _build(source, size, crop, on_bad_image, temporary)
+            meta = _build(source, size, crop, on_bad_image, temporary)
             os.replace(temporary, folder)
+            return meta
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -211,10 +228,10 @@ class _Writer:
             del three
             os.replace(one, self.path)
         np.save(f"{self.prefix}-labels.npy", np.array(self.labels, np.int64))
-        Path(f"{self.prefix}-names.txt").write_text("\n".join(self.names))
+        Path(f"{self.prefix}-names.json").write_text(json.dumps(self.names))
 
 
-def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> None:
+def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> dict[str, Any]:
     fingerprint, grey, skipped = blake2b(digest_size=16), True, []
     kept_back: _Decoded | None = None  # the first image, lest a split by content leave one side empty
     with closing(_Writer(folder, "train")) as train, closing(_Writer(folder, "holdout")) as holdout, progress() as bar:
@@ -248,6 +265,7 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
         "transform": {"size": size, "crop": crop},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
+    return meta
 
 
 def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded | str]:
@@ -276,7 +294,7 @@ def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> list[_Decoded
             digest = blake2b(raw, digest_size=8).digest()
             images.append(_Decoded(row, digest, decode(content, size, crop)))
         except BadImageError as error:
-            images.append(f"{row.name} {error}")
+            images.append(f"{ascii(row.name)[1:-1]} {error}")
         except DataError as error:
             raise DataError(f"{row.name} {error}") from error
     return images

@@ -140,8 +140,8 @@ class Kernel(Distribution):
 
     def _inside(self, value: Tensor, t: Tensor) -> Tensor:
         if self.positive_at_edge:  # rounded as rsample rounds, lest a draw have no density
-            return (value >= self.loc - self.scale) & (value <= self.loc + self.scale)
-        return t.abs() < 1
+            return ~((value < self.loc - self.scale) | (value > self.loc + self.scale))
+        return ~(t.abs() >= 1)  # of NaN the density is NaN
 
     def cdf(self, value: Tensor) -> Tensor:
         if self._validate_args:

@@ -113,7 +113,7 @@ class KernelPosterior(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         distance = (_double(value) - _double(self.bandwidth) * _double(self.kernel.loc) - self.prior.mean).abs()
-        return self.log_density_at(distance).to(value.dtype)
+        return self.log_density_at(distance).to(torch.promote_types(value.dtype, self.kernel.loc.dtype))
 
     def log_density_at(self, distance: Tensor) -> Tensor:
         """ln q at a distance, 0 or positive, from the centre of the posterior, about which it is symmetric."""

@@ -52,17 +52,17 @@ def _split(start: Tensor, span: Tensor, kink: Tensor, is_kink: bool) -> list[tup
 
 def _bounded_by_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor, length: Tensor) -> Tensor:
     lower, upper = (distance - length / 2) / width, (distance + length / 2) / width
-    inside = lower < 1
+    outside = lower >= 1
     # Clipped to the support, the interval is the whole of it, ends at its edge, or is B/w wide: each width is
     # taken without a difference of nearly equal numbers.
-    low = torch.where(inside, lower, 0.0).clamp(min=-1)
+    low = torch.where(outside, 0.0, lower).clamp(min=-1)
     span = torch.where(upper < 1, torch.where(lower > -1, length / width, upper + 1), 1 - low)
     nodes, weights = legendre(kernel.quadrature_nodes, distance)
     mass = torch.zeros_like(distance)
     for start, part in _split(low, span, torch.zeros_like(low), kernel.kink_at_zero):
         x = start.unsqueeze(-1) + part.unsqueeze(-1) * nodes
         mass = mass + part * (kernel._log_density(x).exp() * weights).sum(-1)
-    return torch.where(inside, mass.log() - length.log(), -math.inf)
+    return torch.where(outside, -math.inf, mass.log() - length.log())
 
 
 def _unbounded_by_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor, length: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from evae.console import progress
+from evae.console import progress, warn
 from evae.data import ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import ConfigError, DataError
+from evae.errors import ConfigError, DataError, RunError
 from evae.evaluation.metrics import (
     PerImageMean,
     Sharpness,
@@ -64,12 +65,13 @@ def evaluate(
     folder = Path(run_folder)
     model = load_model(folder).to(usable_device(device))
     store = run_data(folder, model, data, image_size, crop, on_bad_image)
-    torch.manual_seed(seed)
+    torch.manual_seed(usable_seed(seed))
     result = {
         "model": type(model).__name__,
         "data": store.source,
         "split": "holdout",
         "count": len(store.holdout),
+        "images": store.fingerprint,
         "latents": latents,
         "seed": seed,
         "metrics": measure(model, store.holdout, latents),
@@ -80,6 +82,17 @@ def evaluate(
     return result
 
 
+def usable_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ConfigError: it is negative or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
+    return seed
+
+
 def usable_device(name: str) -> torch.device:
     """The device, once something has been put there.
 
@@ -87,8 +100,9 @@ def usable_device(name: str) -> torch.device:
         ConfigError: there is no such device.
     """
     try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from error
 
 
@@ -100,10 +114,8 @@ def run_data(
     Raises:
         DataError: the images have another size or number of channels.
     """
-    if data is None:
-        config = run.read_config(folder)
-        data, image_size, crop = config["data"], config.get("image_size"), config.get("crop")
-    store = open_store(data, image_size, crop, on_bad_image)
+    store = _own_images(folder, on_bad_image) if data is None else open_store(data, image_size, crop, on_bad_image)
+    data = store.source
     channels, size, _ = model.image_shape
     if store.image_shape[0] != channels:
         raise DataError(f"the images of {data} have {store.image_shape[0]} channels, the model takes {channels}")
@@ -112,6 +124,20 @@ def run_data(
             f"the images of {data} come to {store.image_shape[1]} pixels, the model takes {size}; "
             f"--image_size {size} resizes them"
         )
+    return store
+
+
+def _own_images(folder: Path, on_bad_image: OnBadImage) -> Store:
+    config = run.read_config(folder)
+    size, crop = config.get("image_size"), config.get("crop")
+    if not all(value is None or isinstance(value, int) for value in (size, crop)):
+        raise RunError(f"{folder / run.CONFIG}: image_size and crop must be whole numbers")
+    try:
+        store = open_store(config["data"], size, crop, on_bad_image)
+    except DataError as error:
+        raise DataError(f"the images {folder} was trained on: {error}; --data names others") from error
+    if run.trained_images(folder) not in (None, store.fingerprint):
+        warn(f"the images of {store.source} have changed since {folder} was trained on them")
     return store
 
 
@@ -154,9 +180,9 @@ def results_table(results: dict[str, dict[str, Any]]) -> Table:
     """Runs side by side: a row for each metric, a column for each run."""
     first = next(iter(results.values()))
     table = Table()
-    table.add_column(f"{first['data']}\n{first['count']} hold-out images\nlatents: {first['latents']}")
+    table.add_column(escape(f"{first['data']}\n{first['count']} hold-out images\nlatents: {first['latents']}"))
     for name, result in results.items():
-        table.add_column(f"{result['model']}\n{name}", justify="right")
+        table.add_column(escape(f"{result['model']}\n{name}"), justify="right")
     metrics = list(dict.fromkeys(metric for result in results.values() for metric in result["metrics"]))
     for metric in metrics:
         values = [result["metrics"].get(metric) for result in results.values()]

@@ -1,6 +1,7 @@
 """What a trained run makes: samples, reconstructions of one's own images, latent codes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from evae.data import ImageSet, to_float
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
-from evae.evaluation.measure import batches, run_data, usable_device
+from evae.evaluation.measure import batches, run_data, usable_device, usable_seed
 from evae.models.vae import Latents
 from evae.training import load_model
 
@@ -26,8 +27,8 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
     Args:
         run_folder: the folder of a trained run.
         count: how many.
-        out: a .png for a grid, an .npy for an array (count, H, W, C), or a folder for one .png each; default: a grid
-            in the run folder, figures/samples.png.
+        out: an image file (.png) for a grid, an .npy for an array (count, H, W, C), or a folder for one .png each;
+            default: a grid in the run folder, figures/samples.png.
         seed: of the draws.
         device: where to compute, e.g. cpu or cuda.
 
@@ -41,14 +42,14 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
         raise ConfigError(f"count must be at least 1, not {count}")
     folder = Path(run_folder)
     model = load_model(folder).to(usable_device(device))
-    torch.manual_seed(seed)
+    torch.manual_seed(usable_seed(seed))
     images = torch.cat([model.sample(min(500, count - start)) for start in range(0, count, 500)])
     path = Path(out) if out else folder / "figures" / "samples.png"
     try:
         if path.suffix == ".npy":
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, figures.to_uint8(images))
-        elif path.suffix == ".png":
+        elif path.suffix.lower() in SUFFIXES:
             path.parent.mkdir(parents=True, exist_ok=True)
             figures.image_grid(images, columns=round(count**0.5)).save(path)
         else:
@@ -82,12 +83,16 @@ def reconstruct(
     model = load_model(Path(run_folder)).to(usable_device(device))
     files = _image_files(images)
     shape = model.image_shape
+    names = _distinct([file.stem for file in files])
+    written = {(Path(out) / f"{name}.png").resolve() for name in [*names, "comparison"]}
+    if overwritten := [file for file in files if file.resolve() in written]:
+        raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
     originals = to_float(np.stack([_load(file, shape[0], shape[1]) for file in files]), device)
-    torch.manual_seed(seed)
+    torch.manual_seed(usable_seed(seed))
     rebuilt = torch.cat([model.reconstruct(batch, latents) for batch in originals.split(500)])
     out = Path(out)
     try:
-        _save_each(rebuilt, _distinct([file.stem for file in files]), out)
+        _save_each(rebuilt, names, out)
         figures.save_rows({"original": originals[:16], "reconstruction": rebuilt[:16]}, out / "comparison.png")
     except OSError as error:
         raise RunError(f"{out} could not be written ({error.strerror})") from error
@@ -142,7 +147,8 @@ def encode(
         writer.close()
         os.replace(temporary, out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise RunError(f"{out} could not be written ({error.strerror})") from error
     console.print(f"{len(store.train) + len(store.holdout)} latent codes in {out}", soft_wrap=True)
     return out
@@ -151,14 +157,21 @@ def encode(
 def _latent_table(images: ImageSet, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
     rows = slice(start, start + len(latents))
     names, labels = images.names[rows], images.labels[rows].tolist()
-    identity = {"index": pa.array(map(int, names))} if images.names[0].isdigit() else {"file": pa.array(names)}
+    by_index = images.names[0].isdigit()
+    identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(map(_readable, names))}
     if class_names:
-        label = pa.array([class_names[i] if i >= 0 else None for i in labels], pa.string())
+        known = dict(enumerate(class_names))
+        label = pa.array([known.get(i, str(i)) if i >= 0 else None for i in labels], pa.string())
     else:
         label = pa.array([i if i >= 0 else None for i in labels], pa.int64())
     split = pa.array([images.split] * len(latents))
     codes = {f"z{k}": pa.array(latents[:, k].numpy()) for k in range(latents.shape[1])}
     return pa.table({**identity, "split": split, "label": label, **codes})
+
+
+def _readable(name: str) -> str:
+    """A file's name with what is not UTF-8 in it replaced."""
+    return name.encode(errors="replace").decode()
 
 
 def _image_files(images: list[Path]) -> list[Path]:

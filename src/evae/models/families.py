@@ -9,7 +9,7 @@ from evae.distributions import KERNELS
 from evae.errors import ConfigError
 from evae.models.encoders import KernelEncoder, NormalEncoder
 from evae.models.likelihoods import LIKELIHOODS
-from evae.models.networks import ConvDecoder, ConvEncoder
+from evae.models.networks import ConvDecoder, ConvEncoder, check_decoder
 from evae.models.objectives import Elbo, KernelPenalty
 from evae.models.priors import NormalPrior, UniformPrior
 from evae.models.vae import VAE
@@ -19,6 +19,9 @@ Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian"]
 PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
 PAPER_SUPPORT_LENGTH = 0.1
 PAPER_N = 100
+
+_LARGEST = 1e12
+_MOST_LATENTS = 2**20
 
 
 class EVAE(VAE):
@@ -69,23 +72,21 @@ class EVAE(VAE):
         _check_positive(latent_dim=latent_dim, n=n, m=m)
         _check_learnable(objective, prior, bandwidth=bandwidth, support_length=support_length)
         learned = {"learned": 1, "learned-per-latent": latent_dim}.get(str(bandwidth), 0)
-        b = PAPER_BANDWIDTH if learned else m ** (-2 / 9) if bandwidth == "bickel-rosenblatt" else bandwidth
-        length = PAPER_SUPPORT_LENGTH if support_length == "learned" else support_length
-        if isinstance(b, str) or isinstance(length, str):
-            raise ConfigError(f"unknown bandwidth {bandwidth!r} or support_length {support_length!r}")
-        _check_positive(bandwidth=b, support_length=length)
+        rule = m ** (-2 / 9) if bandwidth == "bickel-rosenblatt" else PAPER_BANDWIDTH
+        b = rule if learned or bandwidth == "bickel-rosenblatt" else _number("bandwidth", bandwidth)
+        length = PAPER_SUPPORT_LENGTH if support_length == "learned" else _number("support_length", support_length)
         _pick({"uniform", "gaussian"}, "prior", prior)
         if prior == "uniform":
             p: nn.Module = UniformPrior(latent_dim, length)
         else:
             p = NormalPrior(latent_dim, length, learned=support_length == "learned")
-        body = encoder or ConvEncoder(image_shape)
+        body = ConvEncoder(image_shape) if encoder is None else encoder
         cls = KERNELS[_pick(KERNELS, "kernel", kernel)]
         super().__init__(
             image_shape,
             encoder=KernelEncoder(body, image_shape, latent_dim, cls, p, b, learned),
             prior=p,
-            decoder=decoder or ConvDecoder(image_shape, latent_dim),
+            decoder=_decoder(decoder, image_shape, latent_dim),
             pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
             objective=KernelPenalty(n) if objective == "penalty" else Elbo(),
         )
@@ -114,20 +115,32 @@ class GaussianVAE(VAE):
         decoder: nn.Module | None = None,
     ) -> None:
         _check_positive(latent_dim=latent_dim)
+        body = ConvEncoder(image_shape) if encoder is None else encoder
         super().__init__(
             image_shape,
-            encoder=NormalEncoder(encoder or ConvEncoder(image_shape), image_shape, latent_dim),
+            encoder=NormalEncoder(body, image_shape, latent_dim),
             prior=NormalPrior(latent_dim),
-            decoder=decoder or ConvDecoder(image_shape, latent_dim),
+            decoder=_decoder(decoder, image_shape, latent_dim),
             pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
             objective=Elbo(),
         )
 
 
-def _check_positive(**values: float) -> None:
+def _decoder(own: nn.Module | None, image_shape: tuple[int, int, int], latent_dim: int) -> nn.Module:
+    return ConvDecoder(image_shape, latent_dim) if own is None else check_decoder(own, image_shape, latent_dim)
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or not 0 < value < _LARGEST:
+        raise ConfigError(f"{name} must be positive and below {_LARGEST:g}, not {value}")
+    return float(value)
+
+
+def _check_positive(latent_dim: int = 1, **values: float) -> None:
+    if not isinstance(latent_dim, int) or not 0 < latent_dim <= _MOST_LATENTS:
+        raise ConfigError(f"latent_dim must be a whole number, positive and at most {_MOST_LATENTS}, not {latent_dim}")
     for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be positive and finite, not {value}")
+        _number(name, value)
 
 
 def _check_learnable(objective: str, prior: str, **values: object) -> None:

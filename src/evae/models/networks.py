@@ -16,8 +16,16 @@ from evae.errors import ConfigError
 SIZES = (16, 32, 64, 128, 256)
 
 
+def check_three_sizes(image_shape: tuple[int, int, int]) -> None:
+    """Raise ConfigError unless ``image_shape`` is three positive whole numbers."""
+    sizes = image_shape if isinstance(image_shape, tuple | list) else ()
+    if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError(f"image_shape must be (channels, height, width), not {image_shape!r}")
+
+
 def check_image_shape(image_shape: tuple[int, int, int]) -> None:
     """Raise ConfigError unless ``image_shape`` is (channels, size, size) with a size the networks are made for."""
+    check_three_sizes(image_shape)
     channels, height, width = image_shape
     if channels < 1 or height != width or height not in SIZES:
         sizes = ", ".join(map(str, SIZES))
@@ -107,13 +115,43 @@ def count_features(body: nn.Module, image_shape: tuple[int, int, int]) -> int:
     Raises:
         ConfigError: ``body`` does not return features of shape (N, F).
     """
-    training = body.training
-    with torch.no_grad():
-        features: Tensor = body.eval()(torch.zeros(1, *image_shape))
-    body.train(training)
+    check_three_sizes(image_shape)
+    features = _tried(body, torch.zeros(1, *image_shape))
     if features.ndim != 2 or len(features) != 1:
         raise ConfigError(
             f"the encoder must turn images of shape (N, {', '.join(map(str, image_shape))}) into features of "
             f"shape (N, F); for N = 1 it returned {tuple(features.shape)}"
         )
     return features.shape[1]
+
+
+def check_decoder(decoder: nn.Module, image_shape: tuple[int, int, int], latent_dim: int) -> nn.Module:
+    """The decoder, found to make maps of the images' shape by trying it on one latent vector.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    check_three_sizes(image_shape)
+    maps = _tried(decoder, torch.zeros(1, latent_dim))
+    if maps.shape != (1, *image_shape):
+        raise ConfigError(
+            f"the decoder must turn latents of shape (N, {latent_dim}) into maps of shape "
+            f"(N, {', '.join(map(str, image_shape))}); for N = 1 it returned {tuple(maps.shape)}"
+        )
+    return decoder
+
+
+def _tried(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What the network makes of the inputs in evaluation mode, leaving it as it was."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            outputs: Tensor = network.eval()(inputs)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the network cannot take inputs of shape (N, {', '.join(map(str, inputs.shape[1:]))}): {error}"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return outputs

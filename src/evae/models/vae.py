@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
@@ -95,6 +95,8 @@ class VAE(
     @torch.no_grad()
     def reconstruct(self, images: Tensor, latents: Latents = "mean") -> Tensor:
         """Mean images decoded from the posterior's mean, or from one sample of it; (N, C, H, W), no gradient."""
+        if latents not in get_args(Latents):
+            raise ConfigError(f"latents must be one of {', '.join(get_args(Latents))}, not {latents!r}")
         return self.decode(self.encode(images) if latents == "mean" else self.posterior(images).sample())
 
     @torch.no_grad()
@@ -155,7 +157,11 @@ class VAE(
         config = _read_config(fetch(CONFIG))
         family = cls._family(config.get("model"), model_id)
         known = {k: v for k, v in config.items() if k in family._hub_mixin_init_parameters}
-        model = family(**(known | model_kwargs)).to(map_location)
+        try:
+            model = family(**(known | model_kwargs)).to(map_location)
+        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({reason})") from error
         weights = fetch(WEIGHTS)
         try:
             model.load_state_dict(load_file(weights, device=map_location))
@@ -171,7 +177,7 @@ class VAE(
     def _family(cls, name: Any, model_id: str) -> "type[VAE]":
         """The class that saved the model: this one or one of its subclasses, by name."""
         families = {family.__name__: family for family in _descendants(cls)}
-        if name not in families:
+        if not isinstance(name, str) or name not in families:
             raise RunError(f"{model_id} holds a model of class {name!r}, which is not {' or '.join(families)}")
         return families[name]
 
@@ -185,7 +191,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise RunError(f"{path.parent} holds no model: {CONFIG} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
     if not isinstance(config, dict):
         raise RunError(f"{path} is damaged (not a JSON object)")

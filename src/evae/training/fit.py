@@ -1,5 +1,6 @@
 """Training: model and batches to a run folder. Reads from top to bottom: ``train``, ``fit``, one epoch, one step."""
 
+import math
 import signal
 import threading
 import time
@@ -40,7 +41,13 @@ class InterruptedRun(EvaeError):
     def __init__(self, signum: int, folder: Path, step: int) -> None:
         self.exit_code = 128 + signum
         name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name} at step {step} of {folder}; the same command with --resume auto goes on")
+        super().__init__(
+            f"stopped by {name} at step {step} of {folder}; to go on, give it --resume auto, no --overwrite"
+        )
+
+
+class DivergedError(EvaeError):
+    """The loss is not finite any more."""
 
 
 def train(
@@ -90,12 +97,15 @@ def train(
         ConfigError: a setting cannot work.
         RunError: the run folder cannot be created, written or resumed.
         InterruptedRun: SIGINT or SIGTERM came; the state is saved.
+        DivergedError: the loss is not finite any more; the checkpoint before is kept.
     """
     settings = {k: v for k, v in locals().items() if k not in ("model", "resume", "overwrite")}
     _check_settings(epochs, batch_size, learning_rate, seed, log_every)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other")
     out = Path(out)
+    if data and Path(data).expanduser().exists():  # to be found again from elsewhere
+        data = settings["data"] = str(Path(data).expanduser().resolve())
     store = open_store(data, image_size, crop, on_bad_image)
     if batch_size > len(store.train):
         raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
@@ -104,13 +114,13 @@ def train(
     torch.manual_seed(seed)
     network = _build(model, store.image_shape, batch_size)
     config = _resolved(settings, network, store)
-    if resume and (out / run.CONFIG).exists():
-        run.check_same_settings(out, config)
-        run.write_config(out, config)
-    else:
-        run.create(out, config, overwrite)
-
-    fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
+    with run.locked(out):
+        if resume and (out / run.CONFIG).exists():
+            run.check_same_settings(out, config)
+            run.write_config(out, config)
+        else:
+            run.create(out, config, overwrite)
+        fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
     console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it", soft_wrap=True)
     return out
 
@@ -119,10 +129,10 @@ def _check_settings(epochs: int, batch_size: int, learning_rate: float, seed: in
     for name, value in {"epochs": epochs, "batch_size": batch_size, "log_every": log_every}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
-    if not 0 < learning_rate < float("inf"):
-        raise ConfigError(f"learning_rate must be positive and finite, not {learning_rate}")
-    if seed < 0:
-        raise ConfigError(f"seed must not be negative, not {seed}")
+    if not 0 < learning_rate <= 1e3:
+        raise ConfigError(f"learning_rate must be positive and at most 1000, not {learning_rate}")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
 
 
 def _fabric(accelerator: str, precision: Precision, logger: str | None, out: Path) -> Fabric:
@@ -215,6 +225,7 @@ def fit(
                     checkpoint()
                     raise InterruptedRun(received[0], out, state.step)
             line |= _validate(loop, network, store.holdout)
+            _finite(list(line.values()), state.step)
             _log(fabric, out, {"epoch": epoch + 1, "step": state.step, **line}, state)
             _print_epoch(epoch + 1, epochs, line)
             state.sums, state.training_seconds = [], 0.0
@@ -241,7 +252,7 @@ def _epoch(loop: _Loop, state: Progress, log_every: int | None) -> Iterator[dict
         last = step + 1 == loop.steps_per_epoch
         if last or now - shown > 0.2 or (log_every and state.step % log_every == 0):
             state.training_seconds, started, shown = state.training_seconds + now - started, now, now
-            state.sums = sums.tolist()
+            state.sums = _finite(sums.tolist(), state.step)
             speed = (step + 1) * loop.batch_size / state.training_seconds
             means = {name: value / (step + 1) for name, value in zip(names, state.sums, strict=True)}
             yield means | {"images_per_second": speed, "seconds": state.training_seconds}
@@ -257,6 +268,15 @@ def _step(loop: _Loop, epoch: int, step: int) -> Tensor:
     loop.fabric.backward(terms.loss)
     loop.optimizer.step()
     return torch.stack([terms.loss, terms.reconstruction.mean(), terms.divergence.mean()]).detach()
+
+
+def _finite(terms: list[float], step: int) -> list[float]:
+    """The terms, if all are numbers; before they are written or a checkpoint is made of what led to them."""
+    if not all(map(math.isfinite, terms)):
+        raise DivergedError(
+            f"the loss is not finite at step {step}; what was saved is kept; try a lower --learning_rate"
+        )
+    return terms
 
 
 def _noise_seed(*numbers: int) -> int:
@@ -290,7 +310,7 @@ def _terms(line: dict[str, float]) -> str:
 
 def _shown(line: dict[str, float], epoch: int, epochs: int) -> dict[str, Any]:
     speed = f"{line['images_per_second']:.0f} images/s"
-    return {"description": f"epoch {epoch}/{epochs}", "terms": _terms(line), "speed": speed}
+    return {"description": f"epoch {epoch}/{epochs}", "terms": f"loss {line['loss']:.4g}", "speed": speed}
 
 
 def _print_epoch(epoch: int, epochs: int, line: dict[str, float]) -> None:

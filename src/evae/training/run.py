@@ -13,12 +13,15 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -30,6 +33,7 @@ from evae.files import write_atomically
 from evae.models import VAE
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+_LOCK = ".lock"
 _STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
 
 
@@ -52,6 +56,11 @@ class Progress:
     training_seconds: float = 0.0
 
 
+# What training and evaluation write; --overwrite removes nothing else.
+_MODEL_FILES = ("config.json", "model.safetensors", "README.md")
+_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, "evaluation.json", "figures", "tensorboard")
+
+
 # Starting a run ----------------------------------------------------------------------------------------------
 
 # Settings that may change between the parts of a run.
@@ -64,19 +73,38 @@ def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
     Raises:
         RunError: the folder exists and is not empty, and ``overwrite`` is not set; or it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise RunError(
-                f"{folder} exists: --resume auto continues it, --overwrite replaces it, or choose another --out"
-            )
+    if folder.exists() and (not folder.is_dir() or any(f.name != _LOCK for f in folder.iterdir())):
         if not (folder / CONFIG).exists():
-            raise RunError(f"{folder} is not a run folder; --overwrite replaces nothing else")
-        shutil.rmtree(folder)
+            raise RunError(f"{folder} exists and is no run folder; choose another --out")
+        if not overwrite:
+            raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
+        for path in (folder / name for name in _OURS):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be made ({error.strerror})") from error
     write_config(folder, config)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to the run.
+
+    Raises:
+        RunError: another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(f"another evae train is writing to {folder}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"{folder} exists and is no run folder; choose another --out") from error
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -94,7 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load((folder / CONFIG).read_text())
     except OSError as error:
         raise RunError(f"{folder} is no run folder: it has no {CONFIG}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{folder / CONFIG} is damaged") from error
     if not isinstance(config, dict) or not isinstance(config.get("data"), str):
         raise RunError(f"{folder / CONFIG} is not the resolved command of a run")
@@ -140,14 +168,23 @@ def append_metrics(folder: Path, line: dict[str, Any], progress: Progress) -> No
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    """The lines of metrics.jsonl, but for damaged ones."""
+    lines = []
+    for line in (folder / METRICS).read_text(errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def truncate_metrics(folder: Path, progress: Progress) -> None:
     """Forget the lines written after the checkpoint was."""
-    (folder / METRICS).touch()
-    os.truncate(folder / METRICS, progress.metrics_bytes)
+    path = folder / METRICS
+    path.touch()
+    if path.stat().st_size < progress.metrics_bytes:
+        warn(f"{path} has lost lines that were in it when the checkpoint was written")
+        path.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(folder)))
+    else:
+        os.truncate(path, progress.metrics_bytes)
 
 
 # Checkpoints -------------------------------------------------------------------------------------------------
@@ -196,7 +233,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, images
             continue
         try:
             progress = _read_state(checkpoint, model, optimizer)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             errors.append(f"{checkpoint} is damaged ({str(error).splitlines()[0]})")
             continue
         for damage in errors:
@@ -220,11 +257,12 @@ def _write_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, progr
     }
     for name, content in contents.items():
         write_atomically(checkpoint / name, content)
-    write_atomically(checkpoint / _STATE, json.dumps(state))
+    body = json.dumps(state)
+    write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
 
 
 def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
-    state = json.loads((checkpoint / _STATE).read_text())
+    state = _read_state_file(checkpoint)
     contents = {name: (checkpoint / name).read_bytes() for name in (_MODEL, _OPTIMIZER)}
     for name, content in contents.items():
         if _digest(content) != state["digests"][name]:
@@ -233,6 +271,25 @@ def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Pro
     model.load_state_dict(load(contents[_MODEL]))
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
     return progress
+
+
+def _read_state_file(checkpoint: Path) -> dict[str, Any]:
+    sealed = json.loads((checkpoint / _STATE).read_text())
+    if _digest(sealed["state"].encode()) != sealed["digest"]:
+        raise ValueError(f"{_STATE} is not what was written")
+    state: dict[str, Any] = json.loads(sealed["state"])
+    if state["version"] != 1:
+        raise ValueError(f"{_STATE} is of version {state['version']}")
+    return state
+
+
+def trained_images(folder: Path) -> str | None:
+    """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
+    try:
+        images: str = _read_state_file(folder / CHECKPOINTS / "last")["progress"]["images"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return images
 
 
 def _flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
