@@ -79,7 +79,7 @@ def train(
         batch_size: images in a step; also eq. (10)'s M of an EVAE, unless --model.n is given.
         learning_rate: of Adam.
         seed: of the weights, the order of the images and the posterior's samples.
-        image_size: height and width to resize images to; default: 32 for images of up to 32 pixels, else 64.
+        image_size: height and width to resize to; default: 64 for folders and images above 32 pixels, else 32.
         crop: side of the centre crop in the images' own pixels; default: the largest square (celeba: 140).
         on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
         resume: auto continues the run in --out from its last checkpoint, if there is one.
