@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from evae.data import batch_indices, open_store, store, to_float
-from evae.data.sources import NO_LABEL
+from evae.data.rows import NO_LABEL
 from evae.errors import DataError
 
 RNG = np.random.default_rng(0)

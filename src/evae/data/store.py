@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from evae.console import console, progress, warn
 from evae.data.decode import BadImageError, decode
-from evae.data.sources import Row, Source, Split, find_source
+from evae.data.rows import Row, Source, Split
+from evae.data.sources import find_source
 from evae.errors import DataError
 
 OnBadImage = Literal["skip", "error"]

@@ -23,6 +23,7 @@ from torch.optim import Adam, Optimizer
 from evae import figures
 from evae.console import console, progress
 from evae.data import ImageSet, Store, batch_indices, open_store, to_float
+from evae.data.sources import BUILT_IN
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, EvaeError
 from evae.models import EVAE, VAE
@@ -104,9 +105,9 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other")
     out = Path(out)
-    if data and Path(data).expanduser().exists():  # to be found again from elsewhere
-        data = settings["data"] = str(Path(data).expanduser().resolve())
     store = open_store(data, image_size, crop, on_bad_image)
+    if data not in BUILT_IN and Path(data).expanduser().exists():  # to be found again from elsewhere
+        settings["data"] = str(Path(data).expanduser().resolve())
     if batch_size > len(store.train):
         raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
 

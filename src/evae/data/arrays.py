@@ -1,0 +1,93 @@
+"""Images from numpy files: .npy with one array, .npz with several."""
+
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evae.data.rows import NO_LABEL, Row, Source, as_split, first_line, listing_key, natural_size, split_names
+from evae.errors import DataError
+
+
+def arrays_source(data: str, path: Path) -> Source:
+    """Arrays (N, H, W) or (N, H, W, C), with splits and labels where their names say so."""
+    arrays = _load_arrays(data, path)
+    images = {name: array for name, array in arrays.items() if array.ndim in (3, 4) and not _names_labels(name)}
+    if not images:
+        shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
+        raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes}")
+    tokens = {name: set(re.split(r"[^a-z]+", name.lower())) for name in images}
+    train, holdout = split_names(set().union(*tokens.values()))
+    parts = [(n, train if train in tokens[n] else holdout if holdout in tokens[n] else "") for n in images]
+    parts = [(name, part) for name, part in parts if part or not train]
+    if not train and len(parts) > 1:
+        raise DataError(
+            f"--data {data} has several arrays of images ({', '.join(images)}), none of them named train and test"
+        )
+    chosen = [(_pixels(data, images[n]), _labels(arrays, n), as_split(part, train, holdout)) for n, part in parts]
+
+    def rows() -> Iterator[Row]:
+        number = 0
+        for pixels, labels, split in chosen:
+            for i in range(len(pixels)):
+                yield Row(str(number), _to_uint8(pixels[i]), NO_LABEL if labels is None else int(labels[i]), split)
+                number += 1
+
+    count = sum(len(pixels) for pixels, _, _ in chosen)
+    if not count:
+        raise DataError(f"--data {data} has no images")
+    return Source(data, f"arrays {listing_key([path], path.parent)}", count, rows, size=natural_size(rows()))
+
+
+def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
+    damage = (OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError, SyntaxError)
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+        return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    except (*damage, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+        raise DataError(f"--data {data} is no array file that can be read ({first_line(error)})") from error
+
+
+def _names_labels(name: str) -> bool:
+    return bool({"y", "label", "labels", "mask", "masks"} & set(re.split(r"[^a-z]+", name.lower())))
+
+
+def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:
+    """(N, H, W) or (N, H, W, C), of bytes, truths or floats."""
+    if 0 in array.shape[1:]:
+        raise DataError(f"--data {data}: images of shape {array.shape[1:]} have no pixels")
+    if array.dtype not in (bool, np.uint8) and not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"--data {data}: images of type {array.dtype}; uint8, or floats in [0, 1], are needed")
+    if array.ndim == 3 or array.shape[-1] in (1, 3, 4):
+        return array
+    if array.shape[1] in (1, 3, 4):
+        return array.transpose(0, 2, 3, 1)
+    raise DataError(f"--data {data}: an array of shape {array.shape} has no axis of 1, 3 or 4 channels")
+
+
+def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise DataError(f"floating-point images must be in [0, 1], not [{pixels.min():.3g}, {pixels.max():.3g}]")
+    return (pixels * 255.0).round().astype(np.uint8)
+
+
+def _labels(arrays: dict[str, NDArray[Any]], images: str) -> NDArray[Any] | None:
+    """The labels beside an array of images: y_train for x_train, train_labels for train_images, ..."""
+    for old, new in (("x", "y"), ("images", "labels"), ("data", "labels"), ("image", "label")):
+        name = re.sub(rf"(?<![a-zA-Z]){old}(?![a-zA-Z])", new, images)
+        labels = arrays.get(name) if name != images else None
+        if labels is not None and labels.size == len(arrays[images]) and np.issubdtype(labels.dtype, np.integer):
+            return labels.ravel()
+    return None

@@ -1,0 +1,97 @@
+"""What every source of images becomes: a cheap key that changes with the content, and rows that are not decoded yet."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evae.data.decode import BadImageError, shorter_side
+
+Split = Literal["train", "holdout"]
+
+_HOLDOUT_NAMES = ("test", "validation", "valid", "val", "holdout", "eval")
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One undecoded image: a file, its content, or pixels; ``split`` is None where the source has none of its own."""
+
+    name: str
+    payload: Path | bytes | NDArray[np.uint8]
+    label: int
+    split: Split | None
+
+    def content(self) -> bytes | NDArray[np.uint8]:
+        """The encoded image or the pixels.
+
+        Raises:
+            BadImageError: the file cannot be read.
+        """
+        if not isinstance(self.payload, Path):
+            return self.payload
+        try:
+            return self.payload.read_bytes()
+        except OSError as error:
+            raise BadImageError(f"cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images from one place.
+
+    Attributes:
+        name: as given by the user.
+        key: changes whenever the images may have changed.
+        count: number of rows.
+        rows: makes an iterator over the rows.
+        class_names: names of the labels 0, 1, ...; empty where labels have none.
+        size: the size to resize to unless the user says otherwise.
+        crop: likewise, side of the centre crop; None: the shorter side.
+    """
+
+    name: str
+    key: str
+    count: int
+    rows: Callable[[], Iterator[Row]]
+    class_names: tuple[str, ...] = ()
+    size: int = 64
+    crop: int | None = None
+
+
+def listing_key(files: Sequence[Path], root: Path) -> str:
+    """Names, sizes and times of the files: as cheap as git's index, and as sensitive to change."""
+    listing = [(f.relative_to(root).as_posix(), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+    return blake2b(json.dumps(listing).encode(), digest_size=16).hexdigest()
+
+
+def split_names(names: set[str]) -> tuple[str, str]:
+    """Which of ``names``, in any case, are the training and the hold-out split; ("", "") where there are not both."""
+    lower = {name.lower(): name for name in names}
+    holdout = next((lower[name] for name in _HOLDOUT_NAMES if name in lower), "")
+    return (lower["train"], holdout) if "train" in lower and holdout else ("", "")
+
+
+def as_split(name: str, train: str, holdout: str) -> Split | None:
+    """Which split ``name`` is, given what ``split_names`` found; None where it found none."""
+    return None if not train else "train" if name == train else "holdout"
+
+
+def natural_size(rows: Iterator[Row]) -> int:
+    """32 for images of up to 32 pixels, as the paper does with MNIST and CIFAR-10, else 64."""
+    for row in rows:
+        try:
+            return 32 if shorter_side(row.content()) <= 32 else 64
+        except BadImageError:
+            continue
+    return 64
+
+
+def first_line(error: Any) -> str:
+    """An error's message, or its type, on one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,113 @@
+"""Images from parquet and arrow: a column of encoded images, and labels where there is a column of them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, listing_key, natural_size, split_names
+from evae.errors import DataError
+
+
+def tables_source(data: str, files: list[Path], root: Path) -> Source:
+    """Files with the splits that their names tell."""
+    tokens = [set(re.split(r"[^a-z]+", f.relative_to(root).as_posix().lower())) for f in files]
+    train, holdout = split_names(set().union(*tokens))
+    parts = []
+    for file, names in zip(files, tokens, strict=True):
+        part = train if train in names else holdout if holdout in names else ""
+        if part or not train:
+            parts.append((_read_table(file), part))
+    tables = [(table, as_split(part, train, holdout)) for table, part in parts]
+    return arrow_source(data, f"tables {listing_key(files, root)}", tables)
+
+
+def _read_table(file: Path) -> pa.Table:
+    try:
+        if file.suffix.lower() == ".parquet":
+            return pq.read_table(file, memory_map=True)
+        with pa.memory_map(str(file)) as content:
+            try:
+                return pa.ipc.open_file(content).read_all()
+            except pa.ArrowInvalid:  # datasets writes streams
+                content.seek(0)
+                return pa.ipc.open_stream(content).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is damaged or no {file.suffix[1:]} file ({error})") from error
+
+
+def arrow_source(
+    data: str, key: str, tables: list[tuple[pa.Table, Split | None]], crop: int | None = None, size: int | None = None
+) -> Source:
+    """Tables with the split each belongs to; images and labels are looked for in the first one's columns."""
+    schema = tables[0][0].schema
+    images, labels = _image_column(data, schema), _label_column(schema)
+    wanted = [images, labels] if labels else [images]
+    if odd := [table for table, _ in tables if not set(wanted) <= set(table.schema.names)]:
+        others = ", ".join(odd[0].schema.names)
+        raise DataError(f"--data {data}: the column {images} is not in all of its files; one has {others}")
+
+    def rows() -> Iterator[Row]:
+        number = 0
+        for table, split in tables:
+            for batch in table.select(wanted).to_batches(max_chunksize=256):
+                codes = batch.column(1).to_pylist() if labels else [NO_LABEL] * len(batch)
+                for content, code in zip(batch.column(0), codes, strict=True):
+                    yield Row(str(number), _payload(content.as_py()), _label(code), split)
+                    number += 1
+
+    count = sum(len(table) for table, _ in tables)
+    if not count:
+        raise DataError(f"--data {data} has no rows")
+    return Source(data, key, count, rows, _class_names(schema, labels), size or natural_size(rows()), crop)
+
+
+def _payload(value: Any) -> Path | bytes:
+    """Encoded bytes, or a struct of them that may hold only the path of a file."""
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+        return (
+            content if isinstance(content, bytes) and content else Path(path) if isinstance(path, str) and path else b""
+        )
+    return value or b""
+
+
+def _label(code: Any) -> int:
+    return int(code) if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
+
+
+def _image_column(data: str, schema: pa.Schema) -> str:
+    """The column of encoded images: a struct with a field "bytes" (as datasets writes it), or binary."""
+
+    def holds_images(column: pa.DataType) -> bool:
+        if pa.types.is_struct(column):
+            return column.get_field_index("bytes") >= 0
+        return bool(pa.types.is_binary(column) or pa.types.is_large_binary(column))
+
+    found = [f.name for f in schema if holds_images(f.type)]
+    if not found:
+        raise DataError(
+            f"--data {data} has no column of encoded images (binary, or a struct with a field 'bytes'); "
+            f"its columns are {', '.join(schema.names)}"
+        )
+    return next((name for name in ("image", "img") if name in found), found[0])
+
+
+def _label_column(schema: pa.Schema) -> str | None:
+    for name in ("label", "labels", "fine_label", "class", "target"):
+        if name in schema.names and pa.types.is_integer(schema.field(name).type):
+            return name
+    return None
+
+
+def _class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
+    """The names that datasets keeps in the schema's metadata."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return tuple(map(str, metadata["info"]["features"][column]["names"]))
+    except (ValueError, KeyError, TypeError):  # none, or of another form
+        return ()
