@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from torch.distributions import Independent, TransformedDistribution, constraints
+from torch.distributions import Categorical, Independent, MixtureSameFamily, TransformedDistribution, constraints
 from torch.distributions.transforms import AffineTransform
 
 from evae.distributions import KERNELS
@@ -226,6 +226,10 @@ class TestContract:
         moved = TransformedDistribution(kernel, AffineTransform(1.0, 2.0))
         expected = KERNELS[name](torch.ones(4), torch.full((4,), 2.0)).log_prob(torch.full((4,), 1.5))
         torch.testing.assert_close(moved.log_prob(torch.full((4,), 1.5)), expected)
+
+        mixture = MixtureSameFamily(Categorical(torch.ones(4)), kernel)
+        assert mixture.sample((3,)).shape == (3,)
+        assert mixture.log_prob(torch.tensor(0.2)).item() == pytest.approx(kernel.log_prob(torch.tensor(0.2))[0].item())
 
     def test_copies(self, name):
         kernel = copy.deepcopy(KERNELS[name](torch.tensor(1.0), torch.tensor(2.0)))

@@ -1,6 +1,7 @@
 """A run and hold-out images to numbers: evaluation.json and a table."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from evae.console import progress, warn
 from evae.data import ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
+from evae.evaluation.likelihood import importance_weighted_bound, share_outside
 from evae.evaluation.metrics import (
     PerImageMean,
     Sharpness,
@@ -38,6 +40,7 @@ def evaluate(
     crop: int | None = None,
     on_bad_image: OnBadImage = "skip",
     seed: int = 0,
+    likelihood: int | None = None,
     device: str = "cpu",
     show: bool = True,
 ) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def evaluate(
         crop: side of the centre crop of other images.
         on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
         seed: of the posterior's samples.
+        likelihood: also bound ln p(x) by importance weighting with so many posterior samples an image.
         device: where to compute, e.g. cpu or cuda.
         show: print the table.
 
@@ -76,6 +80,8 @@ def evaluate(
         "seed": seed,
         "metrics": measure(model, store.holdout, latents),
     }
+    if likelihood is not None:
+        result["likelihood"] = bound_likelihood(model, store.holdout, likelihood)
     write_atomically(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
     if show:
         Console().print(results_table({str(folder): result}))
@@ -176,6 +182,38 @@ def measure(model: VAE, images: ImageSet, latents: Latents) -> dict[str, float]:
     return {name: metric.compute().item() for name, metric in (against_real | terms | sharpnesses).items()}
 
 
+@torch.no_grad()
+def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, float]:
+    """The importance-weighted bound on ln p(x): mean over images, its standard error, and both per dimension.
+
+    For a prior whose support the posterior leaves there is no such bound; the share of samples that do is returned.
+
+    Raises:
+        ConfigError: ``samples`` is not positive.
+    """
+    if samples < 1:
+        raise ConfigError(f"likelihood must be at least 1 sample, not {samples}")
+    device = next(model.parameters()).device
+    few = to_float(images.images[:_BATCH], device)
+    if (outside := share_outside(model, few, samples=10)) > 0:
+        warn(
+            f"no likelihood: the posterior leaves the prior's support ({outside:.1%} of its samples do), where "
+            "ln p(z) is minus infinity; a model with a Gaussian prior has one"
+        )
+        return {"share_outside": outside}
+    bounds = [importance_weighted_bound(model, b, samples) for b in batches(images, device, "likelihood")]
+    per_image = torch.cat(bounds).cpu()
+    mean, error = per_image.mean().item(), per_image.std().item() / len(per_image) ** 0.5
+    dimensions = math.prod(model.image_shape)
+    return {
+        "samples": samples,
+        "bound": mean,
+        "standard_error": error,
+        "bound_per_dimension": mean / dimensions,
+        "standard_error_per_dimension": error / dimensions,
+    }
+
+
 def results_table(results: dict[str, dict[str, Any]]) -> Table:
     """Runs side by side: a row for each metric, a column for each run."""
     first = next(iter(results.values()))
@@ -187,4 +225,8 @@ def results_table(results: dict[str, dict[str, Any]]) -> Table:
     for metric in metrics:
         values = [result["metrics"].get(metric) for result in results.values()]
         table.add_row(metric, *("" if value is None else f"{value:.4g}" for value in values))
+    bounds = [result.get("likelihood", {}) for result in results.values()]
+    if any("bound" in b for b in bounds):
+        cells = [f"{b['bound']:.5g} ± {b['standard_error']:.2g}" if "bound" in b else "" for b in bounds]
+        table.add_row("ln p(x) ≥", *cells)
     return table
