@@ -63,6 +63,11 @@ class Epanechnikov(Kernel):
     def _quantile(cls, p: Tensor) -> Tensor:
         return 2 * torch.sin(torch.asin(2 * p - 1) / 3)
 
+    @classmethod
+    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
+        p = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return p.mul_(2).sub_(1).asin_().div_(3).sin_().mul_(2)  # the quantile in place: memory is what limits it
+
 
 class Biweight(Kernel):
     r"""The biweight (quartic) kernel, k(t) = 15/16 (1 - t²)² on [-1, 1]."""
