@@ -15,7 +15,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 slow: .venv/installed-dev
 	$(BIN)/pytest -m slow

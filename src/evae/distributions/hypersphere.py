@@ -28,8 +28,8 @@ class SphericalEpanechnikov(Distribution):
     r"""The radially symmetric Epanechnikov kernel in d dimensions.
 
     With c_d the volume of the unit ball, its standard form is (d + 2)/(2 c_d) · (1 - ‖u‖²) on the ball; the variance of
-    a coordinate is 1/(d + 4), and ∫k² is 2(d + 2)/((d + 4) c_d). For d = 1 it is ``Epanechnikov``. A draw is the first d
-    coordinates of a uniform point of the unit sphere in R^(d+4): exact, without rejection, at any d.
+    a coordinate is 1/(d + 4), and ∫k² is 2(d + 2)/((d + 4) c_d). For d = 1 it is ``Epanechnikov``. A draw is the first
+    d coordinates of a uniform point of the unit sphere in R^(d+4): exact, without rejection, at any d.
 
     Args:
         loc: centre, shape (..., d).
