@@ -7,6 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evae.errors import ConfigError
+
+
+def usable_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ConfigError: it is negative or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
+    return seed
+
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:

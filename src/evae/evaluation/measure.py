@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evae.console import progress, warn
 from evae.data import ImageSet, Store, open_store, to_float
+from evae.data.batches import usable_seed
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
 from evae.evaluation.likelihood import importance_weighted_bound, share_outside
@@ -86,17 +87,6 @@ def evaluate(
     if show:
         Console().print(results_table({str(folder): result}))
     return result
-
-
-def usable_seed(seed: int) -> int:
-    """The seed, if it is one.
-
-    Raises:
-        ConfigError: it is negative or has more than 63 bits.
-    """
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
-    return seed
 
 
 def usable_device(name: str) -> torch.device:

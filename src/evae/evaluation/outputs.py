@@ -13,10 +13,11 @@ from torch import Tensor
 from evae import figures
 from evae.console import console
 from evae.data import ImageSet, to_float
+from evae.data.batches import usable_seed
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
-from evae.evaluation.measure import batches, run_data, usable_device, usable_seed
+from evae.evaluation.measure import batches, run_data, usable_device
 from evae.models.vae import Latents
 from evae.training import load_model
 

@@ -23,6 +23,7 @@ from torch.optim import Adam, Optimizer
 from evae import figures
 from evae.console import console, progress
 from evae.data import ImageSet, Store, batch_indices, open_store, to_float
+from evae.data.batches import usable_seed
 from evae.data.sources import BUILT_IN
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, EvaeError
@@ -132,8 +133,7 @@ def _check_settings(epochs: int, batch_size: int, learning_rate: float, seed: in
             raise ConfigError(f"{name} must be at least 1, not {value}")
     if not 0 < learning_rate <= 1e3:
         raise ConfigError(f"learning_rate must be positive and at most 1000, not {learning_rate}")
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
+    usable_seed(seed)
 
 
 def _fabric(accelerator: str, precision: Precision, logger: str | None, out: Path) -> Fabric:

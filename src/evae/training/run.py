@@ -68,7 +68,7 @@ _FREE = frozenset({"out", "epochs", "logger", "log_every"})
 
 
 def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
-    """Make a new run folder with its resolved command.
+    """Give a folder, which exists and is ``locked``, to a new run: its resolved command.
 
     Raises:
         RunError: the folder exists and is not empty, and ``overwrite`` is not set; or it cannot be written.
@@ -83,28 +83,28 @@ def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the run folder {folder} cannot be made ({error.strerror})") from error
     write_config(folder, config)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to the run.
+    """Make the run folder where there is none, and keep other processes from writing to it.
 
     Raises:
-        RunError: another process has it.
+        RunError: another process has it, or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / _LOCK, timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(f"another evae train is writing to {folder}") from error
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(f"{folder} exists and is no run folder; choose another --out") from error
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be made ({error.strerror})") from error
+    try:
+        lock = FileLock(folder / _LOCK, timeout=0).acquire()
+    except Timeout as error:
+        raise RunError(f"another evae train is writing to {folder}") from error
+    with lock:
+        yield
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
