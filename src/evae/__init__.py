@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evae.data import open_store
     from evae.distributions import Epanechnikov, KernelPosterior, kernel_penalty
     from evae.evaluation import encode, evaluate, reconstruct, sample
-    from evae.models import EVAE, VAE, GaussianVAE, Terms
+    from evae.models import EVAE, HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, Terms, VampVAE
     from evae.training import load_model, train
 
 _HOMES = {
@@ -27,9 +27,15 @@ _HOMES = {
     "reconstruct": "evaluation",
     "sample": "evaluation",
     "EVAE": "models",
+    "HVAE": "models",
+    "IWAE": "models",
     "VAE": "models",
+    "WAE": "models",
+    "BetaVAE": "models",
     "GaussianVAE": "models",
+    "PowerSphericalVAE": "models",
     "Terms": "models",
+    "VampVAE": "models",
     "load_model": "training",
     "train": "training",
 }
@@ -37,11 +43,17 @@ _HOMES = {
 __version__ = version("evae")
 __all__ = [
     "EVAE",
+    "HVAE",
+    "IWAE",
     "VAE",
+    "WAE",
+    "BetaVAE",
     "Epanechnikov",
     "GaussianVAE",
     "KernelPosterior",
+    "PowerSphericalVAE",
     "Terms",
+    "VampVAE",
     "encode",
     "evaluate",
     "kernel_penalty",

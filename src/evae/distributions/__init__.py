@@ -1,19 +1,27 @@
 """Kernels, kernel posteriors and divergences: torch only, no images, no files."""
 
-from evae.distributions.divergence import chi_square, kernel_penalty, monte_carlo_kl
-from evae.distributions.hypersphere import SphericalEpanechnikov
+from evae.distributions.ball import SphericalEpanechnikov, SphericalPosterior
+from evae.distributions.divergence import chi_square, kernel_penalty, maximum_mean_discrepancy, monte_carlo_kl
+from evae.distributions.hypersphere import HypersphericalUniform, PowerSpherical, VonMisesFisher
 from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import KERNELS, Epanechnikov, matched_scale
+from evae.distributions.point import PointMass
 from evae.distributions.posterior import KernelPosterior
 
 __all__ = [
     "KERNELS",
     "Epanechnikov",
+    "HypersphericalUniform",
     "Kernel",
     "KernelPosterior",
+    "PointMass",
+    "PowerSpherical",
     "SphericalEpanechnikov",
+    "SphericalPosterior",
+    "VonMisesFisher",
     "chi_square",
     "kernel_penalty",
     "matched_scale",
+    "maximum_mean_discrepancy",
     "monte_carlo_kl",
 ]

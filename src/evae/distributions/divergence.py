@@ -5,19 +5,23 @@ KernelPosterior or Kernel against Normal or Uniform, and the uniform, Gaussian a
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, Uniform, kl_divergence
 from torch.distributions.kl import register_kl
 
+from evae.distributions.ball import SphericalEpanechnikov
 from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import GaussianKernel, LaplaceKernel, UniformKernel
 from evae.distributions.posterior import KernelPosterior
 from evae.distributions.quadrature import posterior_panels
 
 
-def kernel_penalty(kernel: Kernel, support_length: Tensor | float = 0.1, n: float = 100) -> Tensor:
+def kernel_penalty(
+    kernel: Kernel | SphericalEpanechnikov, support_length: Tensor | float = 0.1, n: float = 100
+) -> Tensor:
     r"""The asymptotic penalty of a kernel posterior, B · I(K) / n per dimension (arXiv 2405.12783, eq. 8).
 
     It stands for KL(q‖p) in the paper's objective, but it is a large-sample limit of an upper bound, not a bound:
@@ -25,14 +29,16 @@ def kernel_penalty(kernel: Kernel, support_length: Tensor | float = 0.1, n: floa
     the kernel does not enter. For the Epanechnikov kernel it is 3B / (5 n r), the term of eq. (10).
 
     Args:
-        kernel: the kernel, batch shape (..., d).
+        kernel: the kernel, batch shape (..., d). Of a ``SphericalEpanechnikov``, whose coordinates are not independent,
+            the roughness of each coordinate's own density is taken: eq. (8) is a statement on one dimension.
         support_length: B > 0, length of the uniform prior's support (or standard deviation of a Gaussian prior).
         n: the sample size, the minibatch size M in the paper; positive.
 
     Returns:
-        The penalty in nats, shape ``kernel.batch_shape``; sum over the last axis for an image's.
+        The penalty in nats, shape (..., d); sum over the last axis for an image's.
     """
-    return support_length * kernel.roughness / n
+    roughness = kernel.marginal_roughness if isinstance(kernel, SphericalEpanechnikov) else kernel.roughness
+    return support_length * roughness / n
 
 
 # Exact -------------------------------------------------------------------------------------------------------
@@ -93,6 +99,34 @@ def monte_carlo_kl(q: Distribution, p: Distribution, samples: int = 1) -> Tensor
     """
     z = q.rsample((samples,))
     return (q.log_prob(z) - p.log_prob(z)).mean(0)
+
+
+def maximum_mean_discrepancy(x: Tensor, y: Tensor, constants: Sequence[float]) -> Tensor:
+    r"""The unbiased U-statistic of MMD² between the laws of two samples, shared out among the points of the first.
+
+    1/(n(n-1)) Σ_{i≠j} k(x_i, x_j) + 1/(m(m-1)) Σ_{i≠j} k(y_i, y_j) - 2/(nm) Σ_{i,j} k(x_i, y_j), with the sum of
+    inverse multiquadratic kernels k(x, y) = Σ_C C/(C + ‖x - y‖²) (Tolstikhin et al., ICLR 2018). Being unbiased it is
+    negative about as often as positive where the laws are equal.
+
+    Args:
+        x: n points, shape (n, d). A single point has no pair: its share is 0.
+        y: m points, shape (m, d), m at least 2.
+        constants: the values of C, positive.
+
+    Returns:
+        Shape (n,), with no unit; the mean is the statistic.
+    """
+    if len(x) < 2:
+        return x.new_zeros(len(x))
+    within_x = _multiquadratic(x, x, constants).fill_diagonal_(0).sum(1) / (len(x) - 1)
+    within_y = _multiquadratic(y, y, constants).fill_diagonal_(0).sum() / (len(y) * (len(y) - 1))
+    return within_x + within_y - 2 * _multiquadratic(x, y, constants).mean(1)
+
+
+def _multiquadratic(x: Tensor, y: Tensor, constants: Sequence[float]) -> Tensor:
+    squared = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
+    squared = squared.clamp(min=0)
+    return torch.stack([c / (c + squared) for c in constants]).sum(0)
 
 
 def chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:

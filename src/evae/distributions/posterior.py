@@ -10,6 +10,7 @@ from torch.types import _size
 
 from evae.distributions.entropy import smoothed_entropy
 from evae.distributions.kernel import Kernel
+from evae.distributions.quadrature import double
 from evae.distributions.smoothing import smoothed_by_normal, smoothed_by_uniform
 
 
@@ -104,24 +105,19 @@ class KernelPosterior(Distribution):
     def entropy(self) -> Tensor:
         """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""
         prior: Literal["uniform", "normal"] = "uniform" if isinstance(self.prior, Uniform) else "normal"
-        width = _double(self.bandwidth) * _double(self.kernel.scale)
-        h = smoothed_entropy(type(self.kernel), prior, width, _double(self.support_length))
+        width = double(self.bandwidth) * double(self.kernel.scale)
+        h = smoothed_entropy(type(self.kernel), prior, width, double(self.support_length))
         return h.to(self.kernel.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln q(value), shape ``value.shape`` broadcast with ``batch_shape``; -inf outside the support."""
         if self._validate_args:
             self._validate_sample(value)
-        distance = (_double(value) - _double(self.bandwidth) * _double(self.kernel.loc) - self.prior.mean).abs()
+        distance = (double(value) - double(self.bandwidth) * double(self.kernel.loc) - self.prior.mean).abs()
         return self.log_density_at(distance).to(torch.promote_types(value.dtype, self.kernel.loc.dtype))
 
     def log_density_at(self, distance: Tensor) -> Tensor:
         """ln q at a distance, 0 or positive, from the centre of the posterior, about which it is symmetric."""
-        width = _double(self.bandwidth) * _double(self.kernel.scale)
+        width = double(self.bandwidth) * double(self.kernel.scale)
         smoothed = smoothed_by_uniform if isinstance(self.prior, Uniform) else smoothed_by_normal
-        return smoothed(type(self.kernel), distance, width, _double(self.support_length))
-
-
-def _double(x: Tensor) -> Tensor:
-    """Float64, where the device has it: differences of nearby numbers decide the tails of the posterior."""
-    return x if x.device.type == "mps" else x.double()
+        return smoothed(type(self.kernel), distance, width, double(self.support_length))

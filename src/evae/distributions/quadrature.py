@@ -1,4 +1,7 @@
-"""Gauss-Legendre nodes: a fixed rule, and panels that shrink towards the places where a posterior is not smooth."""
+"""Quadrature in double precision.
+
+Gauss-Legendre nodes: a fixed rule, and panels that shrink towards the places where a posterior is not smooth.
+"""
 
 from functools import cache
 
@@ -11,6 +14,11 @@ from evae.distributions.kernel import Kernel
 _PANEL_NODES = 20
 _HALVINGS = 0.5 ** np.arange(0, 56, 1.5)  # panels shrink to 1e-17 of the whole
 _NORMAL_REACH = 12.0  # standard deviations
+
+
+def double(x: Tensor) -> Tensor:
+    """Float64, where the device has it: differences of nearby numbers decide the tails of a posterior."""
+    return x if x.device.type == "mps" else x.double()
 
 
 @cache

@@ -159,7 +159,7 @@ def measure(model: VAE, images: ImageSet, latents: Latents) -> dict[str, float]:
     sharpnesses = {"sharpness": Sharpness(), "sharpness_real": Sharpness()}
     for batch in batches(images, next(model.parameters()).device, "evaluating"):
         q = model.posterior(batch)
-        p = model.likelihood(q.mean if latents == "mean" else q.rsample())
+        p = model.likelihood(model.centre(q) if latents == "mean" else q.rsample())
         decoded, real = p.mean.cpu(), batch.cpu()
         for metric in against_real.values():
             metric.update(decoded, real)

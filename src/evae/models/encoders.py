@@ -1,17 +1,32 @@
 """Encoders: modules that turn images into a posterior, a torch Distribution over (N, d)."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
+from torch.nn import functional
 
-from evae.distributions import Epanechnikov, Kernel, KernelPosterior, matched_scale
+from evae.distributions import (
+    Epanechnikov,
+    Kernel,
+    KernelPosterior,
+    PointMass,
+    PowerSpherical,
+    SphericalEpanechnikov,
+    SphericalPosterior,
+    VonMisesFisher,
+    matched_scale,
+)
 from evae.models.networks import count_features
 
 # ln of the smallest and the largest spread a network may ask for, 1e-8 and 1e6: beyond them 1/r and r² leave float32's
 # comfortable range, and no latent space has use for them.
 _LOG_SPREAD = (-18.42, 13.82)
+
+
+_MOST_CONCENTRATED = 1e5
 
 
 class LocScaleEncoder(nn.Module):
@@ -55,7 +70,7 @@ class KernelEncoder(LocScaleEncoder):
     (the comparison of Lemma 3.2), so that kernels can be exchanged.
 
     Args:
-        kernel: class of the kernel.
+        kernel: class of the kernel; SphericalEpanechnikov makes a SphericalPosterior, the others a KernelPosterior.
         prior: module that returns the distribution of U.
         bandwidth: b, or what a learned b starts from.
         learned_bandwidths: 0 for a fixed b; 1 for one learned for all latents, d for one for each.
@@ -66,7 +81,7 @@ class KernelEncoder(LocScaleEncoder):
         body: nn.Module,
         image_shape: tuple[int, int, int],
         latent_dim: int,
-        kernel: type[Kernel],
+        kernel: type[Kernel] | type[SphericalEpanechnikov],
         prior: nn.Module,
         bandwidth: float,
         learned_bandwidths: int = 0,
@@ -76,7 +91,7 @@ class KernelEncoder(LocScaleEncoder):
         self.fixed_bandwidth = bandwidth
         if learned_bandwidths:
             self.log_bandwidth = nn.Parameter(torch.full((learned_bandwidths,), bandwidth).log())
-        self.matched_scale = matched_scale(kernel, Epanechnikov.standard_variance)
+        self.matched_scale = _matched_scale(kernel, latent_dim)
 
     @property
     def bandwidth(self) -> Tensor | float:
@@ -85,9 +100,66 @@ class KernelEncoder(LocScaleEncoder):
 
     def forward(self, images: Tensor) -> Distribution:
         loc, scale = self.loc_scale(images)
+        prior: Independent[Distribution] = self.prior()
         kernel = self.kernel(loc, scale * self.matched_scale, validate_args=False)
-        prior = cast(Uniform | Normal, self.prior().base_dist)
-        return Independent(KernelPosterior(kernel, prior, self.bandwidth, validate_args=False), 1, validate_args=False)
+        if isinstance(kernel, SphericalEpanechnikov):
+            return SphericalPosterior(kernel, prior, self.bandwidth, validate_args=False)
+        coordinate = cast(Uniform | Normal, prior.base_dist)
+        posterior = KernelPosterior(kernel, coordinate, self.bandwidth, validate_args=False)
+        return Independent(posterior, 1, validate_args=False)
+
+
+def _matched_scale(kernel: type[Kernel] | type[SphericalEpanechnikov], latent_dim: int) -> Tensor | float:
+    """The scale at which a coordinate's variance is that of the standard Epanechnikov kernel."""
+    if issubclass(kernel, Kernel):
+        return matched_scale(kernel, Epanechnikov.standard_variance)
+    return math.sqrt((latent_dim + 4) * Epanechnikov.standard_variance)
+
+
+class PointEncoder(nn.Module):
+    """A deterministic encoder: all of the posterior at μ(x), as in a WAE (Tolstikhin et al. 2018)."""
+
+    def __init__(self, body: nn.Module, image_shape: tuple[int, int, int], latent_dim: int) -> None:
+        super().__init__()
+        self.body = body
+        self.loc = nn.Linear(count_features(body, image_shape), latent_dim)
+
+    def forward(self, images: Tensor) -> Distribution:
+        return PointMass(_at_least_float32(self.loc(self.body(images))), validate_args=False)
+
+
+class SphereEncoder(nn.Module):
+    """A posterior on the unit sphere of R^d, around μ(x)/‖μ(x)‖ with concentration κ(x).
+
+    κ = 1 + softplus of its head (Davidson et al. 2018: from 1 on, so that the posterior does not start as the prior),
+    at most 1e5; both are at least float32, whatever the autocast.
+
+    Args:
+        body: images (N, C, H, W) to features (N, F).
+        image_shape: (C, H, W).
+        latent_dim: d; the sphere has d - 1 dimensions.
+        posterior: the distribution.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        posterior: type[VonMisesFisher] | type[PowerSpherical],
+    ) -> None:
+        super().__init__()
+        features = count_features(body, image_shape)
+        self.body, self.posterior = body, posterior
+        self.loc = nn.Linear(features, latent_dim)
+        self.concentration = nn.Linear(features, 1)
+
+    def forward(self, images: Tensor) -> Distribution:
+        features = self.body(images)
+        loc = functional.normalize(_at_least_float32(self.loc(features)), dim=-1)
+        raw = _at_least_float32(self.concentration(features)).squeeze(-1)
+        concentration = (1 + functional.softplus(raw)).clamp(max=_MOST_CONCENTRATED)
+        return self.posterior(loc, concentration, validate_args=False)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Every encoder halves the image until 2x2 (4x4 from 64 pixels on) and pools; chan
 last, whose output is one number per pixel and channel for the likelihood.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -143,15 +145,23 @@ def check_decoder(decoder: nn.Module, image_shape: tuple[int, int, int], latent_
 
 def _tried(network: nn.Module, inputs: Tensor) -> Tensor:
     """What the network makes of the inputs in evaluation mode, leaving it as it was."""
-    modes = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad():
-            outputs: Tensor = network.eval()(inputs)
+        with torch.no_grad(), evaluation_mode(network):
+            outputs: Tensor = network(inputs)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"the network cannot take inputs of shape (N, {', '.join(map(str, inputs.shape[1:]))}): {error}"
         ) from error
+    return outputs
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module has its own mode back afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
-    return outputs

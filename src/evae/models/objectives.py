@@ -1,25 +1,38 @@
 """What is minimised. An objective turns a model and images into Terms."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from evae.distributions import KernelPosterior, kernel_penalty
+from evae.distributions import (
+    KernelPosterior,
+    SphericalPosterior,
+    kernel_penalty,
+    maximum_mean_discrepancy,
+    monte_carlo_kl,
+)
 
 if TYPE_CHECKING:
     from evae.models.vae import VAE
 
+IwaeGradient = Literal["standard", "doubly-reparameterised"]
+
 
 class Terms(NamedTuple):
-    """The objective of a batch, in nats.
+    """The objective of a batch; all of it is to be small.
 
     Attributes:
-        reconstruction: -ln p(x|z) of each image, shape (N,).
-        divergence: what stands between posterior and prior for each image, shape (N,), before any weight.
-        loss: the scalar to minimise.
+        reconstruction: -ln p(x|z) of each image, in nats, shape (N,).
+        divergence: what stands between posterior and prior for each image, shape (N,), before any weight; in nats, but
+            for a WAE's MMD, which has no unit.
+        loss: the scalar to minimise; the mean of reconstruction + weight · divergence, but for an IWAE's, whose bound
+            is no sum of the two.
     """
 
     reconstruction: Tensor
@@ -28,20 +41,24 @@ class Terms(NamedTuple):
 
 
 class Objective(ABC):
-    """Makes Terms of a model and images. ``divergence_name`` says whether they hold a "penalty" or an exact "kl"."""
+    """Makes Terms of a model and images: -ln p(x|z) + ``weight`` · divergence.
+
+    ``divergence_name`` says whether the divergence is a "penalty", an exact "kl", a "monte_carlo_kl" or an "mmd".
+    """
 
     divergence_name: ClassVar[str]
+    weight: float = 1.0
 
     @abstractmethod
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """What stands between the posterior ``q`` of a batch and the prior, nats, shape (N,)."""
+        """What stands between the posterior ``q`` of a batch and the prior, shape (N,)."""
 
     def __call__(self, model: "VAE", images: Tensor) -> Terms:
         """The terms of images (N, C, H, W), with one posterior sample an image."""
         q = model.posterior(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = self.divergence(model, q)
-        return Terms(reconstruction, divergence, (reconstruction + divergence).mean())
+        return Terms(reconstruction, divergence, (reconstruction + self.weight * divergence).mean())
 
 
 @dataclass
@@ -59,7 +76,8 @@ class KernelPenalty(Objective):
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
         """Σ_k B·I(K_k)/n."""
-        posterior: KernelPosterior = q.base_dist  # type: ignore[attr-defined]
+        posterior = q.base_dist if isinstance(q, Independent) else q
+        assert isinstance(posterior, KernelPosterior | SphericalPosterior)
         return kernel_penalty(posterior.kernel, posterior.support_length, self.n).sum(-1)
 
 
@@ -72,3 +90,85 @@ class Elbo(Objective):
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
         """KL(q‖p), exact."""
         return kl_divergence(q, model.prior())
+
+
+@dataclass
+class WeightedKl(Elbo):
+    """-ln p(x|z) + β·KL(q‖p) (Higgins et al., ICLR 2017): the negative ELBO at β = 1, no bound below it."""
+
+    weight: float = 1.0
+
+
+@dataclass
+class MonteCarloElbo(Objective):
+    """The negative ELBO with KL(q‖p) estimated from one draw, for priors known by their density alone."""
+
+    divergence_name: ClassVar[str] = "monte_carlo_kl"
+
+    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+        """An unbiased estimate of KL(q‖p)."""
+        return monte_carlo_kl(q, model.prior())
+
+
+@dataclass
+class ImportanceWeighted(Elbo):
+    r"""-E ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x), the k-sample bound (Burda, Grosse and Salakhutdinov, ICLR 2016).
+
+    The loss is the negative bound. Beside it, as for every model, stand the mean of -ln p(x|z_j) and the exact KL,
+    whose sum is the negative ELBO; the bound is tighter than that.
+
+    Args:
+        samples: k.
+        gradient: "standard", or "doubly-reparameterised" (Tucker et al., ICLR 2019), whose gradient in the encoder
+            has the same mean and a signal-to-noise ratio that does not fall with k; for Gaussian posteriors.
+    """
+
+    samples: int = 5
+    gradient: IwaeGradient = "standard"
+
+    def __call__(self, model: "VAE", images: Tensor) -> Terms:
+        """The terms of images (N, C, H, W), with k posterior samples an image."""
+        q = model.posterior(images)
+        z = q.rsample((self.samples,))  # (k, N, d)
+        doubly = self.gradient == "doubly-reparameterised"
+        likelihood = model.likelihood(z.flatten(0, 1))
+        repeated = images.repeat(self.samples, *[1] * (images.ndim - 1))
+        log_likelihood = likelihood.log_prob(repeated).unflatten(0, (self.samples, len(images)))  # (k, N)
+        log_weights = log_likelihood + model.prior().log_prob(z) - (_constant(q) if doubly else q).log_prob(z)
+        if doubly and z.requires_grad:  # the gradient passes with the weights squared
+            shares = log_weights.detach().softmax(0).unsqueeze(-1)
+            z.register_hook(lambda gradient: shares * gradient)
+        bound = torch.logsumexp(log_weights, 0) - math.log(self.samples)
+        return Terms(-log_likelihood.mean(0), self.divergence(model, q), -bound.mean())
+
+
+def _constant(q: Distribution) -> Distribution:
+    """A Gaussian posterior through whose parameters no gradient flows."""
+    assert isinstance(q, Independent)
+    normal = q.base_dist
+    assert isinstance(normal, Normal)
+    constant = Normal(normal.loc.detach(), normal.scale.detach(), validate_args=False)
+    return Independent(constant, 1, validate_args=False)
+
+
+@dataclass
+class MmdPenalty(Objective):
+    """-ln p(x|z) + weight · MMD² between the codes of the batch and as many draws of the prior, at least 100.
+
+    The Wasserstein autoencoder's (Tolstikhin et al., ICLR 2018), with inverse multiquadratic kernels of C = 2d·scale,
+    2d being the mean squared distance of two draws of a standard normal prior. Of an image alone it is 0.
+
+    Args:
+        weight: λ.
+        scales: of the kernels.
+    """
+
+    weight: float = 10.0
+    scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    divergence_name: ClassVar[str] = "mmd"
+
+    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+        """Each image's share in the unbiased estimate, shape (N,)."""
+        z = q.rsample()
+        draws = model.prior().sample((max(100, len(z)),))
+        return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])

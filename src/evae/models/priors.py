@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, Uniform
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, Uniform
 
+from evae.distributions import HypersphericalUniform
 from evae.errors import ConfigError
+from evae.models.networks import evaluation_mode
 
 
 class _IndependentPrior(nn.Module):
@@ -47,3 +49,40 @@ class NormalPrior(_IndependentPrior):
     def forward(self) -> Distribution:
         normal = Normal(torch.zeros_like(self.spread), self.spread, validate_args=False)
         return Independent(normal, 1, validate_args=False)
+
+
+class SphericalPrior(nn.Module):
+    """Uniform on the unit sphere of R^d."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def forward(self) -> Distribution:
+        like = self.get_buffer("like")
+        return HypersphericalUniform(self.latent_dim, dtype=like.dtype, device=like.device, validate_args=False)
+
+
+class VampPrior(nn.Module):
+    """The mixture of the posteriors of learned pseudo-inputs, (1/K) Σ_k q(z|u_k) (Tomczak and Welling 2018).
+
+    Pseudo-inputs are kept within [0, 1]. They are encoded with the statistics that batch normalisation has collected
+    from images, so that the prior is the same in training and afterwards, and they do not disturb these statistics.
+
+    Args:
+        encoder: the model's own.
+        image_shape: (C, H, W).
+        pseudo_inputs: K.
+    """
+
+    def __init__(self, encoder: nn.Module, image_shape: tuple[int, int, int], pseudo_inputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pseudo_inputs = nn.Parameter(torch.rand(pseudo_inputs, *image_shape))
+
+    def forward(self) -> Distribution:
+        with evaluation_mode(self.encoder):
+            components = self.encoder(self.pseudo_inputs.clamp(0, 1))
+        weights = Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), validate_args=False)
+        return MixtureSameFamily(weights, components, validate_args=False)

@@ -1,6 +1,7 @@
 """A variational autoencoder: encoder, prior, decoder, likelihood and objective, put together."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -84,20 +85,32 @@ class VAE(
         """The objective's terms for images (N, C, H, W)."""
         return self.objective(self, images)
 
+    def centre(self, q: Distribution) -> Tensor:
+        """The point (N, d) that stands for a posterior: its mean, or on a sphere its mean direction."""
+        return q.mean
+
     def encode(self, images: Tensor) -> Tensor:
-        """The posterior mean (N, d), deterministic."""
-        return self.posterior(images).mean
+        """The posterior's centre (N, d), deterministic."""
+        return self.centre(self.posterior(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The mean image (N, C, H, W) in [0, 1] of latents (N, d)."""
         return self.likelihood(latents).mean
+
+    def initialise(self, draw: Callable[[int], Tensor]) -> None:
+        """Called once before training. A family whose parameters start from data does so here.
+
+        Args:
+            draw: gives so many training images, (count, C, H, W).
+        """
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, latents: Latents = "mean") -> Tensor:
         """Mean images decoded from the posterior's mean, or from one sample of it; (N, C, H, W), no gradient."""
         if latents not in get_args(Latents):
             raise ConfigError(f"latents must be one of {', '.join(get_args(Latents))}, not {latents!r}")
-        return self.decode(self.encode(images) if latents == "mean" else self.posterior(images).sample())
+        q = self.posterior(images)
+        return self.decode(self.centre(q) if latents == "mean" else q.sample())
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
@@ -107,7 +120,7 @@ class VAE(
     # Saving and loading: safetensors and JSON, nothing that is executed -------------------------------------
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, save_directory / WEIGHTS)
+        save_file(state_tensors(self), save_directory / WEIGHTS)
         config = {"model": type(self).__name__, **self.hyperparameters}
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -164,7 +177,7 @@ class VAE(
             raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({reason})") from error
         weights = fetch(WEIGHTS)
         try:
-            model.load_state_dict(load_file(weights, device=map_location))
+            load_state_tensors(model, load_file(weights, device=map_location))
         except FileNotFoundError as error:
             raise RunError(f"{weights} does not exist") from error
         except (SafetensorError, OSError) as error:
@@ -180,6 +193,28 @@ class VAE(
         if not isinstance(name, str) or name not in families:
             raise RunError(f"{model_id} holds a model of class {name!r}, which is not {' or '.join(families)}")
         return families[name]
+
+
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state, each tensor once, under the first of its names if modules or weights are shared."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().contiguous() for name in dict.fromkeys(_first_names(model).values())}
+
+
+def load_state_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put what ``state_tensors`` returned into a model of the same build.
+
+    Raises:
+        RuntimeError: the model has other tensors.
+    """
+    shared = {name: tensors[first] for name, first in _first_names(model).items() if first in tensors}
+    model.load_state_dict(tensors | shared)
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name in the state dict the first that names the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def _descendants(cls: type[VAE]) -> list[type[VAE]]:

@@ -122,6 +122,7 @@ def train(
             run.write_config(out, config)
         else:
             run.create(out, config, overwrite)
+            network.initialise(partial(_drawn, store.train, seed))
         fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
     console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it", soft_wrap=True)
     return out
@@ -155,6 +156,14 @@ def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) 
     """The model, with the global batch size as eq. (10)'s M where it has one and leaves it open."""
     n = signature(model).parameters.get("n")
     return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
+
+
+def _drawn(images: ImageSet, seed: int, count: int) -> Tensor:
+    """So many different images, chosen by the seed."""
+    if count > len(images):
+        raise ConfigError(f"the model starts from {count} training images; there are only {len(images)}")
+    chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
+    return to_float(images.images[np.sort(chosen)], torch.device("cpu"))
 
 
 def _resolved(settings: dict[str, Any], model: VAE, store: Store) -> dict[str, Any]:
@@ -286,15 +295,16 @@ def _noise_seed(*numbers: int) -> int:
 
 @torch.no_grad()
 def _validate(loop: _Loop, network: VAE, holdout: ImageSet) -> dict[str, float]:
-    """Means over the hold-out images of the reconstruction term and the divergence, one posterior sample each."""
+    """Means over the hold-out images of the loss and its terms."""
     loop.model.eval()
     torch.manual_seed(_noise_seed(loop.seed))
-    sums = torch.zeros(2, dtype=loop.sum_type, device=loop.fabric.device)
+    sums = torch.zeros(3, dtype=loop.sum_type, device=loop.fabric.device)
     for start in range(0, len(holdout), loop.batch_size):
-        terms = loop.model(to_float(holdout.images[start : start + loop.batch_size], loop.fabric.device))
-        sums += torch.stack([terms.reconstruction.sum(), terms.divergence.sum()])
-    reconstruction, divergence = (sums / len(holdout)).tolist()
-    return {"holdout_reconstruction": reconstruction, f"holdout_{network.objective.divergence_name}": divergence}
+        images = to_float(holdout.images[start : start + loop.batch_size], loop.fabric.device)
+        terms = loop.model(images)
+        sums += torch.stack([terms.loss * len(images), terms.reconstruction.sum(), terms.divergence.sum()])
+    names = ("loss", "reconstruction", network.objective.divergence_name)
+    return {f"holdout_{name}": mean for name, mean in zip(names, (sums / len(holdout)).tolist(), strict=True)}
 
 
 # What is shown and written -----------------------------------------------------------------------------------
@@ -323,9 +333,9 @@ def _draw(fabric: Fabric, network: VAE, holdout: ImageSet, out: Path) -> None:
     epochs = [line for line in run.read_metrics(out) if "epoch" in line]
     divergence = network.objective.divergence_name
     panels = {
-        "loss": {"train": "loss"},
+        "loss": {"train": "loss", "hold-out": "holdout_loss"},
         "reconstruction, nats": {"train": "reconstruction", "hold-out": "holdout_reconstruction"},
-        f"{divergence}, nats": {"train": divergence, "hold-out": f"holdout_{divergence}"},
+        divergence: {"train": divergence, "hold-out": f"holdout_{divergence}"},
     }
     curves = {
         title: {name: [(line["epoch"], line[key]) for line in epochs] for name, key in panel.items()}
