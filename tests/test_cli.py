@@ -82,7 +82,7 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE"),
+            ("--model Nope", "--model: unknown Nope; known are EVAE, HVAE, IWAE, WAE, BetaVAE, GaussianVAE"),
             ("--model nowhere.Nope", "--model: "),
             ("--model.kernel nope", "unknown kernel 'nope'; known: biweight, cosine, epanechnikov"),
             ("--model.latent_dim 0", "latent_dim must be a whole number, positive"),
@@ -92,6 +92,11 @@ class TestTrain:
             ("--model.bandwidth 0", "bandwidth must be positive"),
             ("--model.bandwidth nan", "--model.bandwidth: "),
             ("--model.nope 1", "the model has no option 'nope'"),
+            ("--model BetaVAE --model.beta 0", "beta must be positive"),
+            ("--model IWAE --model.samples 0", "samples must be a whole number"),
+            ("--model IWAE --model.gradient nope", "--model.gradient: expected one of 'standard'"),
+            ("--model VampVAE", "the model starts from 500 training images; there are only 48"),
+            ("--model HVAE --model.latent_dim 1", "latent_dim must be at least 2"),
             ("--nope 1", "--nope"),
             ("--epochs many", "--epochs: expected int, not many"),
             ("--epoch 3", "--epoch"),
@@ -412,3 +417,63 @@ class TestOddInput:
         Path(data).unlink()
         assert "was trained on: " in (message := fails("evaluate", tmp_path / "a"))
         assert message.endswith("--data names others")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "BetaVAE --model.beta 0.5",
+        "IWAE --model.samples 2 --model.gradient doubly-reparameterised",
+        "WAE --model.scales [0.5,2]",
+        "HVAE",
+        "PowerSphericalVAE",
+        "VampVAE --model.pseudo_inputs 8",
+        "EVAE --model.kernel spherical_epanechnikov",
+    ],
+)
+def test_every_family_works_with_every_command(model, blobs, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = f"--model {model} --batch-size 16 --image-size 16 --accelerator cpu".split()
+    options += ["--model.latent_dim", "3", "--data", blobs, "--out", out]
+    assert evae("train", *options, "--epochs", 1) == 0
+    assert evae("train", *options, "--epochs", 2, "--resume", "auto") == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    name = lines[0].keys() & {"penalty", "kl", "monte_carlo_kl", "mmd"}
+    assert len(name) == 1
+    assert lines[0].keys() >= {"loss", "reconstruction", "holdout_loss", f"holdout_{name.pop()}"}
+    assert evae("evaluate", out, "--likelihood", 3) == 0
+    assert evae("evaluate", out, "--latents", "mean") == 0
+    assert evae("sample", out, "--count", 4) == 0
+    assert evae("encode", out, "--out", tmp_path / "latents.parquet") == 0
+    Image.new("L", (20, 20), 90).save(tmp_path / "photo.png")
+    assert evae("reconstruct", out, tmp_path / "photo.png", "--out", tmp_path / "rebuilt") == 0
+    assert evae("train", "--config", out / "config.yaml", "--out", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    capsys.readouterr()
+
+
+def test_models_are_listed(capsys):
+    assert evae("models") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in ("HVAE The hyperspherical VAE", "beta 4", "samples 5", "pseudo_inputs 500", "kernel epanechnikov"):
+        assert expected in text
+    assert evae("models", "--nope") == 2
+
+
+class TestKernels:
+    def test_table_and_figures(self, tmp_path, capsys):
+        assert evae("kernels", "--draws", 1000, "--out", tmp_path) == 0
+        text = capsys.readouterr().out
+        for expected in ("epanechnikov", "0.600000", "0.758947", "[-1, 1]"):
+            assert expected in text
+        for name in ("densities.png", "divergences.png"):
+            assert pixels(tmp_path / name).std() > 10
+        assert evae("kernels", "--draws", 1000, "--out", tmp_path, "--prior", "uniform") == 0
+
+    def test_odd_input(self, tmp_path, fails):
+        assert "unknown kernel 'nope'" in fails("kernels", "--kernel", "nope")
+        assert "draws must be positive" in fails("kernels", "--draws", 0)
+        assert "bandwidth must be positive" in fails("kernels", "--bandwidth", 0)
+        (tmp_path / "file").touch()
+        assert "could not be written" in fails("kernels", "--draws", 10, "--out", tmp_path / "file" / "x")

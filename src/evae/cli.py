@@ -29,6 +29,8 @@ COMMANDS = {
     "evaluate": _Command("evae.evaluation", "measure a run's reconstructions of hold-out images", ("run_folder",)),
     "sample": _Command("evae.evaluation", "decode draws from a run's prior", ("run_folder",)),
     "reconstruct": _Command("evae.evaluation", "reconstruct your own image files", ("run_folder", "images")),
+    "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
+    "kernels": _Command("evae.evaluation.kernels", "compare the kernels: a table and two figures"),
     "encode": _Command("evae.evaluation", "write latent codes to a parquet file", ("run_folder",)),
 }
 
@@ -131,7 +133,8 @@ def _factory(model: Any) -> Any:
         raise _UsageError(f"--model: one of {', '.join(_families())} is needed")
     arguments = vars(model.get("init_args", {}))
     for name, value in arguments.items():
-        if value is not None and not isinstance(value, str | int | float):
+        numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+        if value is not None and not numbers and not isinstance(value, str | int | float):
             raise _UsageError(f"--model.{name}: networks of your own are passed from Python")
     module, _, family = model.class_path.rpartition(".")
     return partial(getattr(import_module(module), family), **arguments)
@@ -164,12 +167,9 @@ def _sentence(report: str, parameters: Collection[str]) -> str:
 
 
 def _families() -> list[str]:
-    from evae import models
+    from evae.models.catalogue import families
 
-    classes = {name: getattr(models, name) for name in models.__all__}
-    return [
-        name for name, cls in classes.items() if isinstance(cls, type) and issubclass(cls, models.VAE) and name != "VAE"
-    ]
+    return list(families())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -232,8 +233,30 @@ class TestContract:
         assert mixture.log_prob(torch.tensor(0.2)).item() == pytest.approx(kernel.log_prob(torch.tensor(0.2))[0].item())
 
     def test_copies(self, name):
-        kernel = copy.deepcopy(KERNELS[name](torch.tensor(1.0), torch.tensor(2.0)))
-        assert kernel.log_prob(torch.tensor(1.0)).isfinite()
+        kernel = KERNELS[name](torch.tensor(1.0), torch.tensor(2.0))
+        for copied in (copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel))):
+            assert torch.equal(copied.log_prob(torch.tensor(1.3)), kernel.log_prob(torch.tensor(1.3)))
+
+    @pytest.mark.filterwarnings("ignore")  # of what tracing does itself
+    def test_under_the_compiler(self, name):
+        """Draws, densities and quantiles with their gradients in one graph, equal to the eager ones."""
+
+        def total(loc, scale):
+            kernel = KERNELS[name](loc, scale, validate_args=False)
+            torch.manual_seed(1)
+            draw = kernel.rsample((5,))
+            return draw.sum() + kernel.log_prob(loc + 0.1).sum() + kernel.icdf(kernel.cdf(loc + 0.2)).sum()
+
+        torch._dynamo.reset()
+        compiled = torch.compile(total, backend="aot_eager")
+        values = []
+        for function in (total, compiled):
+            loc = torch.tensor([0.1, -0.4], dtype=DOUBLE, requires_grad=True)
+            scale = torch.tensor([1.0, 2.0], dtype=DOUBLE, requires_grad=True)
+            value = function(loc, scale)
+            values.append([value.detach(), *torch.autograd.grad(value, (loc, scale))])
+        for eager, other in zip(*values, strict=True):
+            torch.testing.assert_close(other, eager)
 
     def test_python_numbers(self, name):
         assert KERNELS[name](0.0, 1.0).sample((3,)).shape == (3,)

@@ -24,7 +24,7 @@ def double(x: Tensor) -> Tensor:
 @cache
 def _legendre(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     x, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((1 + x) / 2), tuple(weights / 2)
+    return tuple(((1 + x) / 2).tolist()), tuple((weights / 2).tolist())
 
 
 def legendre(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:

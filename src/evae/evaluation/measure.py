@@ -177,6 +177,7 @@ def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, fl
     """The importance-weighted bound on ln p(x): mean over images, its standard error, and both per dimension.
 
     For a prior whose support the posterior leaves there is no such bound; the share of samples that do is returned.
+    For a posterior without a density there is none either, and nothing is returned; a warning says so.
 
     Raises:
         ConfigError: ``samples`` is not positive.
@@ -191,7 +192,11 @@ def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, fl
             "ln p(z) is minus infinity; a model with a Gaussian prior has one"
         )
         return {"share_outside": outside}
-    bounds = [importance_weighted_bound(model, b, samples) for b in batches(images, device, "likelihood")]
+    try:
+        bounds = [importance_weighted_bound(model, b, samples) for b in batches(images, device, "likelihood")]
+    except NotImplementedError as reason:
+        warn(f"no likelihood: {reason}")
+        return {}
     per_image = torch.cat(bounds).cpu()
     mean, error = per_image.mean().item(), per_image.std().item() / len(per_image) ** 0.5
     dimensions = math.prod(model.image_shape)

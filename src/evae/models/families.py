@@ -294,9 +294,9 @@ class WAE(VAE):
 
 
 class HVAE(VAE):
-    """The hyperspherical VAE: von Mises-Fisher posterior, uniform prior on the unit sphere of R^d, ELBO.
+    """The hyperspherical VAE (Davidson et al., UAI 2018, as S-VAE): von Mises-Fisher posterior, uniform prior, ELBO.
 
-    Davidson et al., UAI 2018, where it is called S-VAE. ``encode`` gives the mean direction, a point of the sphere.
+    Its latents are points of the unit sphere of R^d; ``encode`` gives the posterior's mean direction.
 
     Args:
         image_shape: (channels, size, size), values in [0, 1].

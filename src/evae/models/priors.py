@@ -71,18 +71,19 @@ class VampPrior(nn.Module):
     from images, so that the prior is the same in training and afterwards, and they do not disturb these statistics.
 
     Args:
-        encoder: the model's own.
+        encoder: the model's own, a part of the model and not of this module.
         image_shape: (C, H, W).
         pseudo_inputs: K.
     """
 
     def __init__(self, encoder: nn.Module, image_shape: tuple[int, int, int], pseudo_inputs: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self._encoder = [encoder]  # in a list, so that its weights are not saved twice
         self.pseudo_inputs = nn.Parameter(torch.rand(pseudo_inputs, *image_shape))
 
     def forward(self) -> Distribution:
-        with evaluation_mode(self.encoder):
-            components = self.encoder(self.pseudo_inputs.clamp(0, 1))
+        (encoder,) = self._encoder
+        with evaluation_mode(encoder):
+            components = encoder(self.pseudo_inputs.clamp(0, 1))
         weights = Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), validate_args=False)
         return MixtureSameFamily(weights, components, validate_args=False)

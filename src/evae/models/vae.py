@@ -177,7 +177,7 @@ class VAE(
             raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({reason})") from error
         weights = fetch(WEIGHTS)
         try:
-            load_state_tensors(model, load_file(weights, device=map_location))
+            model.load_state_dict(load_file(weights, device=map_location))
         except FileNotFoundError as error:
             raise RunError(f"{weights} does not exist") from error
         except (SafetensorError, OSError) as error:
@@ -196,25 +196,9 @@ class VAE(
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state, each tensor once, under the first of its names if modules or weights are shared."""
+    """The model's state for safetensors, which refuses tensors that share memory: a weight with two names is copied."""
     state = model.state_dict()
-    return {name: state[name].detach().cpu().contiguous() for name in dict.fromkeys(_first_names(model).values())}
-
-
-def load_state_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put what ``state_tensors`` returned into a model of the same build.
-
-    Raises:
-        RuntimeError: the model has other tensors.
-    """
-    shared = {name: tensors[first] for name, first in _first_names(model).items() if first in tensors}
-    model.load_state_dict(tensors | shared)
-
-
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """For every name in the state dict the first that names the same tensor."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
 def _descendants(cls: type[VAE]) -> list[type[VAE]]:

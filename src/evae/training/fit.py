@@ -115,6 +115,7 @@ def train(
     fabric = _fabric(accelerator, precision, logger, out)
     torch.manual_seed(seed)
     network = _build(model, store.image_shape, batch_size)
+    network.initialise(partial(_drawn, store.train, seed))
     config = _resolved(settings, network, store)
     with run.locked(out):
         if resume and (out / run.CONFIG).exists():
@@ -122,7 +123,6 @@ def train(
             run.write_config(out, config)
         else:
             run.create(out, config, overwrite)
-            network.initialise(partial(_drawn, store.train, seed))
         fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
     console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it", soft_wrap=True)
     return out

@@ -31,7 +31,7 @@ from evae.console import warn
 from evae.errors import RunError
 from evae.files import write_atomically
 from evae.models import VAE
-from evae.models.vae import load_state_tensors, state_tensors
+from evae.models.vae import state_tensors
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 _LOCK = ".lock"
@@ -269,7 +269,7 @@ def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Pro
         if _digest(content) != state["digests"][name]:
             raise ValueError(f"{name} is not what was written")
     progress = Progress(**state["progress"])
-    load_state_tensors(model, load(contents[_MODEL]))
+    model.load_state_dict(load(contents[_MODEL]))
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
     return progress
 

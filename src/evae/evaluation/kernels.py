@@ -1,0 +1,157 @@
+"""The kernels side by side: constants, sampling speed, densities, and what stands between posterior and prior."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.distributions import Normal, Uniform, kl_divergence
+
+from evae.console import console
+from evae.distributions import KERNELS, Epanechnikov, Kernel, KernelPosterior, chi_square, kernel_penalty, matched_scale
+from evae.errors import ConfigError, RunError
+
+_ROUNDS = 5
+
+
+def kernels(
+    out: Path | None = None,
+    kernel: str = "epanechnikov",
+    prior: Literal["gaussian", "uniform"] = "gaussian",
+    support_length: float = 0.1,
+    bandwidth: float = 100 ** (-2 / 9),
+    n: float = 100,
+    draws: int = 1_000_000,
+) -> None:
+    """Print a table of the kernels and write two figures: their densities, and penalty, bounds and exact KL against r.
+
+    Args:
+        out: folder for densities.png and divergences.png; default: no figures.
+        kernel: of the figure of divergences.
+        prior: of the figure of divergences; with a uniform one the exact KL is infinite at every r.
+        support_length: B, length of the uniform prior's support or standard deviation of the Gaussian prior.
+        bandwidth: b.
+        n: eq. (10)'s M.
+        draws: draws in float32 that the sampling speed is measured with.
+
+    Raises:
+        ConfigError: an unknown kernel, or a number that is not positive.
+        RunError: the figures cannot be written.
+    """
+    if kernel not in KERNELS:
+        raise ConfigError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    for name, value in {"support_length": support_length, "bandwidth": bandwidth, "n": n, "draws": draws}.items():
+        if not 0 < value < 1e12:
+            raise ConfigError(f"{name} must be positive and below 1e12, not {value}")
+    if out is not None:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            _draw_densities(Path(out) / "densities.png")
+            _draw_divergences(Path(out) / "divergences.png", KERNELS[kernel], prior, support_length, bandwidth, n)
+        except OSError as error:
+            raise RunError(f"{out} could not be written ({error.strerror})") from error
+        console.print(f"densities.png and divergences.png in {out}", soft_wrap=True)
+    Console().print(_table(draws))
+
+
+def median_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Wall-clock times of calls made in turn, medians over the rounds after a first one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t[1:]) for name, t in times.items()}
+
+
+def sampling_calls(draws: int, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
+    """For every kernel a call that draws so many float32 numbers, after randn and rand to compare with."""
+    zero, one = torch.zeros((), device=device), torch.ones((), device=device)
+    calls: dict[str, Callable[[], Tensor]] = {
+        "randn": lambda: torch.randn(draws, device=device),
+        "rand": lambda: torch.rand(draws, device=device),
+    }
+    for name, cls in KERNELS.items():
+        calls[name] = lambda cls=cls: cls(zero, one).sample((draws,))  # type: ignore[misc]
+    return calls
+
+
+def _table(draws: int) -> Table:
+    with _one_thread():
+        seconds = median_seconds(sampling_calls(draws), _ROUNDS)
+    table = Table(caption=f"standard kernels; cost of a draw in multiples of torch.randn ({draws:,}, one thread)")
+    columns = ("kernel", "support", "variance", "∫k²", "efficiency", "entropy", "cost")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("kernel", "support") else "right")
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    for name, cls in KERNELS.items():
+        kernel = cls(zero, one)
+        numbers = (kernel.variance, kernel.roughness, kernel.efficiency, kernel.entropy())
+        cost = f"{seconds[name] / seconds['randn']:.1f}"
+        table.add_row(name, "[-1, 1]".replace("[", r"\[") if cls.bounded else "R", *(f"{x:.6f}" for x in numbers), cost)
+    return table
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Ratios of times are steadier so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _draw_densities(path: Path) -> None:
+    """Every kernel at the variance of the standard Epanechnikov kernel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    linear, logarithmic = figure.subplots(1, 2)
+    t = torch.linspace(-2, 2, 2001, dtype=torch.float64)
+    for i, (name, cls) in enumerate(KERNELS.items()):
+        scale = torch.as_tensor(matched_scale(cls, Epanechnikov.standard_variance), dtype=torch.float64)
+        log_density = cls(torch.zeros_like(scale), scale, validate_args=False).log_prob(t)
+        for axis, values in ((linear, log_density.exp()), (logarithmic, log_density)):
+            axis.plot(t, values, label=name, linestyle=("-", "--")[i % 2], linewidth=1.4)
+    linear.set(title="densities at variance 1/5", xlabel="t", ylabel="k(t)")
+    logarithmic.set(title="their logarithms", xlabel="t", ylabel="ln k(t)", ylim=(-8, 0.5))
+    for axis in (linear, logarithmic):
+        axis.grid(alpha=0.3)
+    linear.legend(fontsize="x-small")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_divergences(path: Path, cls: type[Kernel], prior: str, spread: float, bandwidth: float, n: float) -> None:
+    """At μ = 0, for r from 0.01 to 30 times the spread at which kernel and prior are of one width."""
+    from matplotlib.figure import Figure
+
+    r = torch.logspace(-2, 2, 41, dtype=torch.float64) * spread / bandwidth
+    zero = torch.zeros_like(r)
+    p = Normal(zero, spread) if prior == "gaussian" else Uniform(zero - spread / 2, zero + spread / 2)
+    kernel = cls(zero, r)
+    curves = {f"penalty, eq. 8, n = {n:g}": kernel_penalty(kernel, spread, n)}
+    if prior == "gaussian":
+        q = KernelPosterior(kernel, p, bandwidth)
+        chi = chi_square(q, p)
+        curves |= {"χ²": chi, "ln(1 + χ²)": torch.log1p(chi), "KL(q‖p), exact": kl_divergence(q, p)}
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, values in curves.items():
+        shown = torch.where(values < 1e9, values, torch.nan)  # χ² leaves the range of floating point
+        axis.loglog(r, shown, label=name, linestyle="--" if name.startswith("penalty") else "-")
+    note = "" if prior == "gaussian" else "; KL and χ² are infinite"
+    axis.set(title=f"{cls.__name__}, {prior} prior, B = {spread:g}, b = {bandwidth:.4g}, μ = 0{note}")
+    axis.set(xlabel="r", ylabel="nats per latent", ylim=(1e-8, 1e4))
+    axis.title.set_fontsize("medium")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)
