@@ -151,7 +151,7 @@ class TestSphere:
         for z in (model.encode(images), q.rsample(), model.prior().sample((5,))):
             torch.testing.assert_close(z.norm(dim=-1), torch.ones(5))
         assert isinstance(q, VonMisesFisher) == (family is HVAE)
-        assert (q.concentration > 1).all()
+        assert (q.concentration > 0).all()
         assert (model(images).divergence > 0).all()
 
     def test_two_dimensions_at_least(self):

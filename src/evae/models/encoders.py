@@ -26,7 +26,7 @@ from evae.models.networks import count_features
 _LOG_SPREAD = (-18.42, 13.82)
 
 
-_MOST_CONCENTRATED = 1e5
+_LOG_CONCENTRATION = (math.log(1e-3), math.log(1e5))
 
 
 class LocScaleEncoder(nn.Module):
@@ -131,8 +131,9 @@ class PointEncoder(nn.Module):
 class SphereEncoder(nn.Module):
     """A posterior on the unit sphere of R^d, around μ(x)/‖μ(x)‖ with concentration κ(x).
 
-    κ = 1 + softplus of its head (Davidson et al. 2018: from 1 on, so that the posterior does not start as the prior),
-    at most 1e5; both are at least float32, whatever the autocast.
+    κ is d times exp of its head, kept within [1e-3, 1e5]: in units of d, because cos θ depends on κ/d alone where d is
+    large. (With Davidson et al.'s 1 + softplus the posterior starts close to the prior from d = 10 on, and κ grows by
+    steps that do not reach the hundreds it needs.) Both are at least float32, whatever the autocast.
 
     Args:
         body: images (N, C, H, W) to features (N, F).
@@ -158,7 +159,7 @@ class SphereEncoder(nn.Module):
         features = self.body(images)
         loc = functional.normalize(_at_least_float32(self.loc(features)), dim=-1)
         raw = _at_least_float32(self.concentration(features)).squeeze(-1)
-        concentration = (1 + functional.softplus(raw)).clamp(max=_MOST_CONCENTRATED)
+        concentration = (raw + math.log(loc.shape[-1])).clamp(*_LOG_CONCENTRATION).exp()
         return self.posterior(loc, concentration, validate_args=False)
 
 
