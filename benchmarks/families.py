@@ -2,8 +2,8 @@
 
     python benchmarks/families.py [--rounds 15] [--device cuda]
 
-Appendix C.1's networks, d = 64, batch 100 of random images; steps of all models alternate, the medians of the ratios within
-a round are printed.
+Appendix C.1's networks, d = 64, batch 100 of random images; steps of all models alternate, the medians of the ratios
+within a round are printed.
 """
 
 import argparse

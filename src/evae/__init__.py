@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evae.data import open_store
     from evae.distributions import Epanechnikov, KernelPosterior, kernel_penalty
-    from evae.evaluation import encode, evaluate, reconstruct, sample
+    from evae.evaluation import compare, encode, evaluate, reconstruct, report, sample
     from evae.models import EVAE, HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, Terms, VampVAE
     from evae.training import load_model, train
 
@@ -22,9 +22,11 @@ _HOMES = {
     "Epanechnikov": "distributions",
     "KernelPosterior": "distributions",
     "kernel_penalty": "distributions",
+    "compare": "evaluation",
     "encode": "evaluation",
     "evaluate": "evaluation",
     "reconstruct": "evaluation",
+    "report": "evaluation",
     "sample": "evaluation",
     "EVAE": "models",
     "HVAE": "models",
@@ -54,12 +56,14 @@ __all__ = [
     "PowerSphericalVAE",
     "Terms",
     "VampVAE",
+    "compare",
     "encode",
     "evaluate",
     "kernel_penalty",
     "load_model",
     "open_store",
     "reconstruct",
+    "report",
     "sample",
     "train",
 ]

@@ -27,6 +27,8 @@ class _Command:
 COMMANDS = {
     "train": _Command("evae.training", "train a model on images, into a run folder"),
     "evaluate": _Command("evae.evaluation", "measure a run's reconstructions of hold-out images", ("run_folder",)),
+    "report": _Command("evae.evaluation", "write a page about a run, to look at", ("run_folder",)),
+    "compare": _Command("evae.evaluation", "put runs side by side", ("run_folders",)),
     "sample": _Command("evae.evaluation", "decode draws from a run's prior", ("run_folder",)),
     "reconstruct": _Command("evae.evaluation", "reconstruct your own image files", ("run_folder", "images")),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
@@ -114,6 +116,8 @@ def _run(name: str, arguments: list[str]) -> None:
 def _add_positional(parser: Any, argument: str) -> None:
     if argument == "images":
         parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    elif argument == "run_folders":
+        parser.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="folders of trained runs")
     else:
         parser.add_argument(argument, type=Path, metavar="RUN", help="the folder of a trained run")
 

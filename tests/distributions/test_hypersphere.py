@@ -54,6 +54,27 @@ def test_reference_values(case):
     torch.testing.assert_close(q.mean, mean.detach() * q.loc)
 
 
+@pytest.mark.parametrize("dim", [2, 17, 4096])
+@pytest.mark.parametrize("kappa", [1e-8, 3.0, 90.5, 91.0, 1e6])  # 90.5 and 91 are on both sides of the series' end
+def test_beyond_the_oracle(dim, kappa):
+    """Bessel functions of 60 digits."""
+    import mpmath
+
+    k = double(kappa)
+    with mpmath.workdps(60):
+        exact, order = mpmath.mpf(k.item()), mpmath.mpf(dim) / 2 - 1
+        lower, upper = mpmath.besseli(order, exact), mpmath.besseli(order + 1, exact)
+        mean = upper / lower
+        expected = {
+            "log_partition": mpmath.log(lower * mpmath.gamma(order + 1) * (exact / 2) ** -order),
+            "mean": mean,
+            "variance": 1 - mean**2 - (dim - 1) * mean / exact,
+        }
+    values = log_partition(k, dim), mean_resultant(k, dim), cosine_variance(k, dim)
+    for value, (name, reference) in zip(values, expected.items(), strict=True):
+        assert value.item() == pytest.approx(float(reference), rel=1e-10), name
+
+
 def test_three_dimensions_in_closed_form():
     """C_3(κ) = κ/(4π sinh κ), A_3 = coth κ - 1/κ."""
     for kappa in (1e-2, 0.7, 2.4, 2.5, 9.0, 600.0):

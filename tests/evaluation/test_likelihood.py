@@ -42,8 +42,9 @@ def test_with_one_sample_it_is_the_elbo():
 
 def test_share_outside():
     images = torch.rand(5, 1, 16, 16)
-    assert share_outside(EVAE((1, 16, 16), latent_dim=3).eval(), images, 20) > 0.9
-    assert share_outside(EVAE((1, 16, 16), latent_dim=3, prior="gaussian").eval(), images, 20) == 0
+    for prior, low, high in (("uniform", 0.9, 1), ("gaussian", 0, 0)):
+        model = EVAE((1, 16, 16), latent_dim=3, prior=prior).eval()
+        assert low <= share_outside(model, model.posterior(images), 20) <= high
 
 
 def test_evaluate_with_likelihood(blobs, tmp_path, capsys):

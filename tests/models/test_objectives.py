@@ -176,6 +176,17 @@ class TestVampVAE:
         assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
         assert model.encoder.training
 
+    def test_images_and_pseudo_inputs_are_encoded_together(self):
+        """In evaluation mode that makes no difference; in training they share their statistics."""
+        model = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3)
+        images = torch.rand(5, *SMALL)
+        z = torch.randn(4, 2)
+        _, prior = model.eval().prior.beside(images)
+        torch.testing.assert_close(prior.log_prob(z), model.prior().log_prob(z))
+        q, prior = model.train().prior.beside(images)
+        together = model.posterior(torch.cat([images, model.prior.pseudo_inputs]))
+        torch.testing.assert_close(torch.cat([q.mean, prior.component_distribution.mean]), together.mean)
+
     def test_the_kl_is_an_unbiased_estimate(self):
         """Where all pseudo-inputs are one image, the prior is its posterior and the KL is known (6 standard errors)."""
         model = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3).eval()

@@ -1,7 +1,7 @@
 r"""The angle θ between a von Mises-Fisher draw and its mean direction: integrals of exp(κ cos θ) sin^(d-2) θ on [0, π].
 
 They are Bessel functions, I_ν(κ) with ν = d/2 - 1, whose own values leave the range of floating point: for κ² ≤ 2d they
-are summed as power series, else integrated by Gauss-Legendre quadrature over the peak. Relative errors are about 1e-11
+are summed as power series, else integrated by Gauss-Legendre quadrature over the peak. Relative errors are below 1e-10
 in float64 for d from 2 to 4096 and κ from 1e-8 to 1e6.
 """
 

@@ -6,9 +6,50 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from evae.console import warn
+from evae.data import ImageSet, to_float
+from evae.errors import ConfigError
+from evae.evaluation.runs import BATCH, batches
 from evae.models import VAE
 
 _AT_ONCE = 2**19  # numbers of latents evaluated in one go: a kernel posterior's density takes 64 nodes for each
+
+
+@torch.no_grad()
+def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, float]:
+    """The importance-weighted bound on ln p(x): mean over images, its standard error, and both per dimension.
+
+    For a prior whose support the posterior leaves there is no such bound; the share of samples that do is returned.
+    For a posterior without a density there is none either, and nothing is returned; a warning says so.
+
+    Raises:
+        ConfigError: ``samples`` is not positive.
+    """
+    if samples < 1:
+        raise ConfigError(f"likelihood must be at least 1 sample, not {samples}")
+    device = next(model.parameters()).device
+    few = to_float(images.images[:BATCH], device)
+    if (outside := share_outside(model, model.posterior(few), samples=10)) > 0:
+        warn(
+            f"no likelihood: the posterior leaves the prior's support ({outside:.1%} of its samples do), where "
+            "ln p(z) is minus infinity; a model with a Gaussian prior has one"
+        )
+        return {"share_outside": outside}
+    try:
+        bounds = [importance_weighted_bound(model, b, samples) for b in batches(images, device, "likelihood")]
+    except NotImplementedError as reason:
+        warn(f"no likelihood: {reason}")
+        return {}
+    per_image = torch.cat(bounds).cpu()
+    mean, error = per_image.mean().item(), per_image.std().item() / len(per_image) ** 0.5
+    dimensions = math.prod(model.image_shape)
+    return {
+        "samples": samples,
+        "bound": mean,
+        "standard_error": error,
+        "bound_per_dimension": mean / dimensions,
+        "standard_error_per_dimension": error / dimensions,
+    }
 
 
 def importance_weighted_bound(model: VAE, images: Tensor, samples: int) -> Tensor:
@@ -37,8 +78,8 @@ def _log_weights(model: VAE, q: Distribution, prior: Distribution, images: Tenso
     return (log_likelihood + prior.log_prob(z) - q.log_prob(z)).double()
 
 
-def share_outside(model: VAE, images: Tensor, samples: int) -> float:
-    """The share of posterior samples that lie outside the prior's support, where ln p(z) is -∞."""
-    z = model.posterior(images).sample((samples,))
+def share_outside(model: VAE, q: Distribution, samples: int) -> float:
+    """The share of samples of the posteriors ``q`` that lie outside the prior's support, where ln p(z) is -∞."""
+    z = q.sample((samples,))
     inside: Tensor = model.prior().support.check(z)
     return 1 - inside.double().mean().item()

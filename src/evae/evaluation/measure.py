@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +12,23 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-from evae.console import progress, warn
-from evae.data import ImageSet, Store, open_store, to_float
+from evae.data import Store
 from evae.data.batches import usable_seed
 from evae.data.store import OnBadImage
-from evae.errors import ConfigError, DataError, RunError
-from evae.evaluation.likelihood import importance_weighted_bound, share_outside
-from evae.evaluation.metrics import (
-    PerImageMean,
-    Sharpness,
-    binary_cross_entropy,
-    mean_squared_error,
-    peak_signal_noise_ratio,
-)
+from evae.errors import ConfigError
+from evae.evaluation.features import load_extractor
+from evae.evaluation.latents import describe_latents
+from evae.evaluation.likelihood import bound_likelihood
+from evae.evaluation.probes import probe
+from evae.evaluation.reconstructions import measure
+from evae.evaluation.runs import run_data, usable_device
+from evae.evaluation.scores import score
 from evae.files import write_atomically
-from evae.models import VAE
-from evae.models.vae import Latents
-from evae.training import load_model, run
+from evae.models.vae import CONFIG, WEIGHTS, Latents
+from evae.training import load_model
 
-_BATCH = 250
+RESULTS = "evaluation.json"
 
 
 def evaluate(
@@ -41,36 +39,56 @@ def evaluate(
     crop: int | None = None,
     on_bad_image: OnBadImage = "skip",
     seed: int = 0,
+    repeats: int = 1,
     likelihood: int | None = None,
+    features: str | None = None,
+    features_weights: Path | None = None,
+    samples: int | None = None,
+    probes: bool = False,
     device: str = "cpu",
     show: bool = True,
 ) -> dict[str, Any]:
-    """Measure a run's reconstructions on the whole hold-out split; write evaluation.json and print a table.
+    """Measure a run on the whole hold-out split; write evaluation.json and print a table.
+
+    What was measured before, with the same weights, images and options, is not measured again, and stays in the file.
 
     Args:
         run_folder: the folder of a trained run.
         data: images to evaluate on instead of the run's own; as in evae train.
-        latents: decode one sample of each posterior, as in the paper, or its mean.
+        latents: decode samples of each posterior, as in the paper, or its mean.
         image_size: resize other images to this; default: their own, which must be the model's.
         crop: side of the centre crop of other images.
         on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
-        seed: of the posterior's samples.
+        seed: of the samples.
+        repeats: posterior samples for each image, over which its metrics are averaged.
         likelihood: also bound ln p(x) by importance weighting with so many posterior samples an image.
+        features: also Fréchet and kernel distances of reconstructions and of samples to the hold-out images, and what
+            samples cover, by features of inception (FID, KID), efficientnet-lite0, or your own module:callable.
+        features_weights: file with Inception's weights (pt_inception-2015-12-05-6726825d.pth); default: downloaded.
+        samples: images to draw for the distances; default: as many as there are hold-out images.
+        probes: also tell classes from codes, for data with labels.
         device: where to compute, e.g. cpu or cuda.
         show: print the table.
 
     Returns:
-        What evaluation.json holds: model, data, split, count, latents and metrics. bce and the divergence are nats
-        per image.
+        What evaluation.json holds: model, data, split, count, latents, metrics with their standard_errors, and what
+        else was asked for. bce and the divergence are nats per image.
 
     Raises:
         RunError: the folder is no run, or its weights are damaged.
-        DataError: the images cannot be used with this model.
+        DataError: the images or the features cannot be used.
+        ConfigError: a setting cannot work.
     """
+    for name, value in {"repeats": repeats, "samples": samples, "likelihood": likelihood}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
     folder = Path(run_folder)
     model = load_model(folder).to(usable_device(device))
+    extractor = load_extractor(features, features_weights, usable_device(device)) if features else None
     store = run_data(folder, model, data, image_size, crop, on_bad_image)
-    torch.manual_seed(usable_seed(seed))
+    sections = _Sections(folder, store, usable_seed(seed))
+    options: dict[str, Any] = {"latents": latents, "repeats": repeats}
+    metrics, errors = sections.take("metrics", options, lambda: measure(model, store.holdout, latents, repeats))
     result = {
         "model": type(model).__name__,
         "data": store.source,
@@ -78,150 +96,113 @@ def evaluate(
         "count": len(store.holdout),
         "images": store.fingerprint,
         "latents": latents,
+        "repeats": repeats,
         "seed": seed,
-        "metrics": measure(model, store.holdout, latents),
+        "metrics": metrics,
+        "standard_errors": errors,
     }
+    sections.take("latents_report", {}, lambda: describe_latents(model, store.holdout))
     if likelihood is not None:
-        result["likelihood"] = bound_likelihood(model, store.holdout, likelihood)
-    write_atomically(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+        sections.take("likelihood", {"samples": likelihood}, lambda: bound_likelihood(model, store.holdout, likelihood))
+    if extractor is not None:
+        count = samples or len(store.holdout)
+        options = {"features": extractor.identity, "samples": count, "latents": latents}
+        own = extractor.is_own  # which may do something else by now
+        sections.take("distances", options, lambda: score(model, store, extractor, latents, count, seed), fresh=own)
+    if probes:
+        sections.take("probes", {}, lambda: probe(model, store, seed))
+    result |= sections.to_keep()
+    write_atomically(folder / RESULTS, json.dumps(result, indent=2) + "\n")
     if show:
         Console().print(results_table({str(folder): result}))
     return result
 
 
-def usable_device(name: str) -> torch.device:
-    """The device, once something has been put there.
+class _Sections:
+    """Parts of evaluation.json, each with a key of all that it depends on."""
 
-    Raises:
-        ConfigError: there is no such device.
-    """
+    def __init__(self, folder: Path, store: Store, seed: int) -> None:
+        weights = [(folder / name).read_bytes() for name in (CONFIG, WEIGHTS)]
+        self._basis = _digest(*weights, store.fingerprint.encode(), str(seed).encode(), version("evae").encode())
+        self._seed = seed
+        self._before = _read(folder / RESULTS)
+        self._taken: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
+
+    def take(self, name: str, options: dict[str, Any], compute: Callable[[], Any], fresh: bool = False) -> Any:
+        """The section as it was computed before, or computed now, always if ``fresh``, from the seed."""
+        self._keys[name] = f"{self._basis}-{_digest(json.dumps(options, sort_keys=True).encode())}"
+        known = not fresh and self._before.get("keys", {}).get(name) == self._keys[name]
+        if known and name == "metrics":
+            self._taken[name] = self._before["metrics"], self._before["standard_errors"]
+        elif known:
+            self._taken[name] = self._before[name]
+        else:
+            torch.manual_seed(self._seed)
+            self._taken[name] = compute()
+        return self._taken[name]
+
+    def to_keep(self) -> dict[str, Any]:
+        """The sections taken, and those from before of the same weights and images; and their keys."""
+        before = {
+            name: key
+            for name, key in self._before.get("keys", {}).items()
+            if name not in self._keys and key.startswith(self._basis) and name in self._before
+        }
+        kept = {name: self._before[name] for name in before}
+        taken = {name: section for name, section in self._taken.items() if name != "metrics"}
+        return {**kept, **taken, "keys": before | self._keys}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier evaluation; nothing where there is none, or a damaged one."""
     try:
-        torch.zeros(1, device=name).cpu()
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from error
-
-
-def run_data(
-    folder: Path, model: VAE, data: str | None, image_size: int | None, crop: int | None, on_bad_image: OnBadImage
-) -> Store:
-    """The run's own images, or others of the shape its model takes.
-
-    Raises:
-        DataError: the images have another size or number of channels.
-    """
-    store = _own_images(folder, on_bad_image) if data is None else open_store(data, image_size, crop, on_bad_image)
-    data = store.source
-    channels, size, _ = model.image_shape
-    if store.image_shape[0] != channels:
-        raise DataError(f"the images of {data} have {store.image_shape[0]} channels, the model takes {channels}")
-    if store.image_shape[1] != size:
-        raise DataError(
-            f"the images of {data} come to {store.image_shape[1]} pixels, the model takes {size}; "
-            f"--image_size {size} resizes them"
-        )
-    return store
-
-
-def _own_images(folder: Path, on_bad_image: OnBadImage) -> Store:
-    config = run.read_config(folder)
-    size, crop = config.get("image_size"), config.get("crop")
-    if not all(value is None or isinstance(value, int) for value in (size, crop)):
-        raise RunError(f"{folder / run.CONFIG}: image_size and crop must be whole numbers")
-    try:
-        store = open_store(config["data"], size, crop, on_bad_image)
-    except DataError as error:
-        raise DataError(f"the images {folder} was trained on: {error}; --data names others") from error
-    if run.trained_images(folder) not in (None, store.fingerprint):
-        warn(f"the images of {store.source} have changed since {folder} was trained on them")
-    return store
-
-
-def batches(images: ImageSet, device: torch.device, title: str) -> Iterator[Tensor]:
-    """The images in order, as floats (N, C, H, W) in [0, 1], with a progress bar."""
-    with progress() as bar:
-        task = bar.add_task(title, total=len(images))
-        for start in range(0, len(images), _BATCH):
-            batch = to_float(images.images[start : start + _BATCH], device)
-            yield batch
-            bar.advance(task, len(batch))
-
-
-@torch.no_grad()
-def measure(model: VAE, images: ImageSet, latents: Latents) -> dict[str, float]:
-    """The metrics of ``model``'s reconstructions of ``images``."""
-    against_real = {
-        "bce": PerImageMean(binary_cross_entropy),
-        "mse": PerImageMean(mean_squared_error),
-        "psnr": PerImageMean(peak_signal_noise_ratio),
-    }
-    terms = {"reconstruction": PerImageMean(), model.objective.divergence_name: PerImageMean()}
-    sharpnesses = {"sharpness": Sharpness(), "sharpness_real": Sharpness()}
-    for batch in batches(images, next(model.parameters()).device, "evaluating"):
-        q = model.posterior(batch)
-        p = model.likelihood(model.centre(q) if latents == "mean" else q.rsample())
-        decoded, real = p.mean.cpu(), batch.cpu()
-        for metric in against_real.values():
-            metric.update(decoded, real)
-        for metric, values in zip(
-            terms.values(), (-p.log_prob(batch), model.objective.divergence(model, q)), strict=True
-        ):
-            metric.update(values.cpu())
-        for metric, pictures in zip(sharpnesses.values(), (decoded, real), strict=True):
-            metric.update(pictures)
-    return {name: metric.compute().item() for name, metric in (against_real | terms | sharpnesses).items()}
-
-
-@torch.no_grad()
-def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, float]:
-    """The importance-weighted bound on ln p(x): mean over images, its standard error, and both per dimension.
-
-    For a prior whose support the posterior leaves there is no such bound; the share of samples that do is returned.
-    For a posterior without a density there is none either, and nothing is returned; a warning says so.
-
-    Raises:
-        ConfigError: ``samples`` is not positive.
-    """
-    if samples < 1:
-        raise ConfigError(f"likelihood must be at least 1 sample, not {samples}")
-    device = next(model.parameters()).device
-    few = to_float(images.images[:_BATCH], device)
-    if (outside := share_outside(model, few, samples=10)) > 0:
-        warn(
-            f"no likelihood: the posterior leaves the prior's support ({outside:.1%} of its samples do), where "
-            "ln p(z) is minus infinity; a model with a Gaussian prior has one"
-        )
-        return {"share_outside": outside}
-    try:
-        bounds = [importance_weighted_bound(model, b, samples) for b in batches(images, device, "likelihood")]
-    except NotImplementedError as reason:
-        warn(f"no likelihood: {reason}")
+        result = json.loads(path.read_text())
+    except (OSError, ValueError):
         return {}
-    per_image = torch.cat(bounds).cpu()
-    mean, error = per_image.mean().item(), per_image.std().item() / len(per_image) ** 0.5
-    dimensions = math.prod(model.image_shape)
-    return {
-        "samples": samples,
-        "bound": mean,
-        "standard_error": error,
-        "bound_per_dimension": mean / dimensions,
-        "standard_error_per_dimension": error / dimensions,
-    }
+    return result if isinstance(result, dict) and isinstance(result.get("keys"), dict) else {}
+
+
+def _digest(*contents: bytes) -> str:
+    digest = blake2b(digest_size=8)
+    for content in contents:
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def results_table(results: dict[str, dict[str, Any]]) -> Table:
-    """Runs side by side: a row for each metric, a column for each run."""
+    """Runs side by side: a row for each metric with its standard error, a column for each run."""
     first = next(iter(results.values()))
     table = Table()
-    table.add_column(escape(f"{first['data']}\n{first['count']} hold-out images\nlatents: {first['latents']}"))
+    about = [first["data"], f"{first['count']} hold-out images", f"latents: {first['latents']}"]
+    features = {r["distances"]["samples"]["features"] for r in results.values() if "distances" in r}
+    table.add_column(escape("\n".join([*about, *(f"features: {name}" for name in sorted(features))])))
+    columns = [flat_metrics(result) for result in results.values()]
     for name, result in results.items():
         table.add_column(escape(f"{result['model']}\n{name}"), justify="right")
-    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result["metrics"]))
-    for metric in metrics:
-        values = [result["metrics"].get(metric) for result in results.values()]
-        table.add_row(metric, *("" if value is None else f"{value:.4g}" for value in values))
-    bounds = [result.get("likelihood", {}) for result in results.values()]
-    if any("bound" in b for b in bounds):
-        cells = [f"{b['bound']:.5g} ± {b['standard_error']:.2g}" if "bound" in b else "" for b in bounds]
-        table.add_row("ln p(x) ≥", *cells)
+    for metric in dict.fromkeys(metric for column in columns for metric in column):
+        table.add_row(metric, *(_shown(*column[metric]) if metric in column else "" for column in columns))
     return table
+
+
+def flat_metrics(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """All numbers of an evaluation with their standard errors, None where there is none, by the name to show."""
+    errors = result.get("standard_errors", {})
+    flat: dict[str, tuple[float, float | None]] = {k: (v, errors.get(k)) for k, v in result["metrics"].items()}
+    likelihood = result.get("likelihood", {})
+    if "bound" in likelihood:
+        flat["ln p(x) ≥"] = likelihood["bound"], likelihood["standard_error"]
+    for kind, scores in result.get("distances", {}).items():
+        numbers = {k: v for k, v in scores.items() if isinstance(v, float) and not k.endswith("_error")}
+        flat |= {f"{kind}: {k}": (v, scores.get(f"{k}_error")) for k, v in numbers.items()}
+    latents = result.get("latents_report", {})
+    flat |= {k: (latents[k], None) for k in ("active_units", "share_outside") if k in latents}
+    probes = result.get("probes", {})
+    for kind in ("linear", "nearest_neighbours"):
+        for inputs, share in probes.get(kind, {}).items():
+            flat[f"{kind} accuracy, {inputs}"] = share, math.sqrt(share * (1 - share) / probes["count"])
+    return flat
+
+
+def _shown(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None or not math.isfinite(error) else f"{value:.4g} ± {error:.1g}"

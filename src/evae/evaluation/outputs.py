@@ -17,7 +17,7 @@ from evae.data.batches import usable_seed
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
-from evae.evaluation.measure import batches, run_data, usable_device
+from evae.evaluation.runs import batches, run_data, usable_device
 from evae.models.vae import Latents
 from evae.training import load_model
 

@@ -18,7 +18,7 @@ from evae.models.objectives import (
     IwaeGradient,
     KernelPenalty,
     MmdPenalty,
-    MonteCarloElbo,
+    VampElbo,
     WeightedKl,
 )
 from evae.models.priors import NormalPrior, SphericalPrior, UniformPrior, VampPrior
@@ -240,7 +240,7 @@ class VampVAE(GaussianVAE):
         super().__init__(image_shape, latent_dim, likelihood, encoder, decoder)
         _check_counts(pseudo_inputs=pseudo_inputs)
         self.prior = VampPrior(self.encoder, image_shape, pseudo_inputs)
-        self.objective = MonteCarloElbo()
+        self.objective = VampElbo()
 
     @torch.no_grad()
     def initialise(self, draw: Callable[[int], Tensor]) -> None:

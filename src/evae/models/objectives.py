@@ -17,6 +17,7 @@ from evae.distributions import (
     maximum_mean_discrepancy,
     monte_carlo_kl,
 )
+from evae.models.priors import VampPrior
 
 if TYPE_CHECKING:
     from evae.models.vae import VAE
@@ -53,6 +54,10 @@ class Objective(ABC):
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
         """What stands between the posterior ``q`` of a batch and the prior, shape (N,)."""
 
+    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
+        """The divergence of each latent, shape (N, d), where ``divergence`` is a sum over latents; else None."""
+        return None
+
     def __call__(self, model: "VAE", images: Tensor) -> Terms:
         """The terms of images (N, C, H, W), with one posterior sample an image."""
         q = model.posterior(images)
@@ -76,9 +81,13 @@ class KernelPenalty(Objective):
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
         """Σ_k B·I(K_k)/n."""
+        return self.per_dimension(model, q).sum(-1)
+
+    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor:
+        """B·I(K_k)/n of each latent."""
         posterior = q.base_dist if isinstance(q, Independent) else q
         assert isinstance(posterior, KernelPosterior | SphericalPosterior)
-        return kernel_penalty(posterior.kernel, posterior.support_length, self.n).sum(-1)
+        return kernel_penalty(posterior.kernel, posterior.support_length, self.n)
 
 
 @dataclass
@@ -91,6 +100,13 @@ class Elbo(Objective):
         """KL(q‖p), exact."""
         return kl_divergence(q, model.prior())
 
+    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
+        """KL of each latent, where latents are independent in posterior and prior."""
+        p = model.prior()
+        if not isinstance(q, Independent) or not isinstance(p, Independent):
+            return None
+        return kl_divergence(q.base_dist, p.base_dist)
+
 
 @dataclass
 class WeightedKl(Elbo):
@@ -100,14 +116,27 @@ class WeightedKl(Elbo):
 
 
 @dataclass
-class MonteCarloElbo(Objective):
-    """The negative ELBO with KL(q‖p) estimated from one draw, for priors known by their density alone."""
+class VampElbo(Objective):
+    """The negative ELBO of a model with a ``VampPrior``, its KL estimated from one draw (Tomczak and Welling 2018).
+
+    Images and pseudo-inputs go through the encoder together: batch normalisation then treats them alike, in training
+    as in evaluation.
+    """
 
     divergence_name: ClassVar[str] = "monte_carlo_kl"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
         """An unbiased estimate of KL(q‖p)."""
         return monte_carlo_kl(q, model.prior())
+
+    def __call__(self, model: "VAE", images: Tensor) -> Terms:
+        """The terms of images (N, C, H, W), with one posterior sample for each of the two."""
+        model.check_images(images)
+        assert isinstance(model.prior, VampPrior)
+        q, prior = model.prior.beside(images)
+        reconstruction = -model.likelihood(q.rsample()).log_prob(images)
+        divergence = monte_carlo_kl(q, prior)
+        return Terms(reconstruction, divergence, (reconstruction + divergence).mean())
 
 
 @dataclass

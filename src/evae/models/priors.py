@@ -67,11 +67,10 @@ class SphericalPrior(nn.Module):
 class VampPrior(nn.Module):
     """The mixture of the posteriors of learned pseudo-inputs, (1/K) Σ_k q(z|u_k) (Tomczak and Welling 2018).
 
-    Pseudo-inputs are kept within [0, 1]. They are encoded with the statistics that batch normalisation has collected
-    from images, so that the prior is the same in training and afterwards, and they do not disturb these statistics.
+    Pseudo-inputs are kept within [0, 1]. By itself the prior encodes them in evaluation mode.
 
     Args:
-        encoder: the model's own, a part of the model and not of this module.
+        encoder: the model's own, a part of the model and not of this module; a NormalEncoder.
         image_shape: (C, H, W).
         pseudo_inputs: K.
     """
@@ -84,6 +83,18 @@ class VampPrior(nn.Module):
     def forward(self) -> Distribution:
         (encoder,) = self._encoder
         with evaluation_mode(encoder):
-            components = encoder(self.pseudo_inputs.clamp(0, 1))
+            return self._mixture(encoder(self.pseudo_inputs.clamp(0, 1)))
+
+    def beside(self, images: Tensor) -> tuple[Distribution, Distribution]:
+        """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""
+        (encoder,) = self._encoder
+        normal = encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)])).base_dist
+        posterior, components = (
+            Independent(Normal(normal.loc[rows], normal.scale[rows], validate_args=False), 1, validate_args=False)
+            for rows in (slice(len(images)), slice(len(images), None))
+        )
+        return posterior, self._mixture(components)
+
+    def _mixture(self, components: Distribution) -> Distribution:
         weights = Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), validate_args=False)
         return MixtureSameFamily(weights, components, validate_args=False)

@@ -67,13 +67,17 @@ class VAE(
         Raises:
             ConfigError: ``images`` are not floating point of shape (N, C, H, W).
         """
+        self.check_images(images)
+        q: Distribution = self.encoder(images)
+        return q
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ConfigError unless ``images`` are floating point of shape (N, C, H, W)."""
         if images.shape[1:] != self.image_shape or not images.is_floating_point():
             raise ConfigError(
                 f"this {type(self).__name__} takes floating-point images in [0, 1] of shape "
                 f"(N, {', '.join(map(str, self.image_shape))}), not {images.dtype} of shape {tuple(images.shape)}"
             )
-        q: Distribution = self.encoder(images)
-        return q
 
     def likelihood(self, latents: Tensor) -> Distribution:
         """p(x|z) for latents (N, d), batch shape (N,) and event shape (C, H, W)."""

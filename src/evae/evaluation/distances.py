@@ -1,0 +1,178 @@
+"""Distances between two sets of images by their features: Fréchet, kernel, and what two sets cover of each other.
+
+All take features (N, F) of any extractor; only with Inception's is the Fréchet distance the FID and the kernel distance
+the KID.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+_MOST_KEPT = 10_000  # features kept of a stream, for the distances that need them one by one
+_CHUNK = 2_000
+_SUBSETS, _LARGEST_SUBSET = 10, 1_000
+_RESAMPLES = 10
+
+
+class FeatureSet:
+    """What is kept of a stream of features: mean and covariance of all of them, and a random selection of 10,000.
+
+    Sums are float64, about the first batch's mean; the selection is uniform over the stream (reservoir sampling).
+
+    Args:
+        seed: of the selection.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.count = 0
+        self._random = Generator().manual_seed(seed)
+
+    def add(self, features: Tensor) -> None:
+        """Add a batch of features (N, F)."""
+        x = features.double().cpu()
+        if self.count == 0:
+            self._origin = x.mean(0)
+            self._sum, self._outer = torch.zeros_like(self._origin), x.new_zeros(x.shape[1], x.shape[1])
+            self.kept = features.new_empty((0, x.shape[1]), dtype=torch.float32, device="cpu")
+        centred = x - self._origin
+        self._sum += centred.sum(0)
+        self._outer += centred.T @ centred
+        self._keep(x.float())
+        self.count += len(x)
+
+    def _keep(self, x: Tensor) -> None:
+        free = _MOST_KEPT - len(self.kept)
+        self.kept = torch.cat([self.kept, x[:free]])
+        for i in range(free if free > 0 else 0, len(x)):
+            place = int(torch.randint(self.count + i + 1, (), generator=self._random))
+            if place < _MOST_KEPT:
+                self.kept[place] = x[i]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of all features, (F,)."""
+        return self._origin + self._sum / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased covariance of all features, (F, F)."""
+        shift = self._sum / self.count
+        return (self._outer - self.count * torch.outer(shift, shift)) / (self.count - 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to be saved."""
+        count = torch.tensor(self.count)
+        return {"count": count, "origin": self._origin, "sum": self._sum, "outer": self._outer, "kept": self.kept}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> "FeatureSet":
+        """What ``tensors`` returned, to be measured against, not added to."""
+        self = cls()
+        self.count, self.kept = int(tensors["count"]), tensors["kept"]
+        self._origin, self._sum, self._outer = (tensors[name] for name in ("origin", "sum", "outer"))
+        return self
+
+
+def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    r"""‖μ₁ - μ₂‖² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁ Σ₂)^½, of float64 means (F,) and covariances (F, F).
+
+    The squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982; Heusel et al., NeurIPS 2017, for
+    Inception features: the FID). The last trace is the sum of the square roots of the eigenvalues of the symmetric
+    Σ₁^½ Σ₂ Σ₁^½, which stay real and positive where covariances are singular.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    eigenvalues = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0)
+    difference = (mean - other_mean).square().sum()
+    distance = difference + covariance.trace() + other_covariance.trace() - 2 * eigenvalues.sqrt().sum()
+    return max(distance.item(), 0.0)
+
+
+def frechet_spread(features: Tensor, others: Tensor, seed: int = 0) -> float:
+    """Standard error of the Fréchet distance of two sets (N, F), by 10 bootstrap resamples of each."""
+    random = Generator().manual_seed(seed)
+
+    def resampled(x: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = x[torch.randint(len(x), (len(x),), generator=random)].double()
+        return chosen.mean(0), torch.cov(chosen.T)
+
+    distances = [frechet_distance(*resampled(features), *resampled(others)) for _ in range(_RESAMPLES)]
+    return torch.tensor(distances).std().item()
+
+
+def kernel_distance(features: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float]:
+    r"""The unbiased MMD² of two sets (N, F) with k(x, y) = (xᵀy/F + 1)³, and its standard error.
+
+    The mean over 10 or more disjoint random subsets of at most 1,000 (Bińkowski et al., ICLR 2018, for Inception
+    features: the KID); being disjoint, their spread gives the error.
+    """
+    random = Generator().manual_seed(seed)
+    shuffled = [x[torch.randperm(len(x), generator=random)] for x in (features, others)]
+    count = min(len(features), len(others))
+    size = max(2, min(_LARGEST_SUBSET, count // _SUBSETS))
+    subsets = zip(*(x[: count - count % size].split(size) for x in shuffled), strict=True)
+    estimates = torch.tensor([_cubic_mmd(x.double(), y.double()) for x, y in subsets], dtype=torch.float64)
+    error = estimates.std().item() / math.sqrt(len(estimates)) if len(estimates) > 1 else math.nan
+    return estimates.mean().item(), error
+
+
+def _cubic_mmd(x: Tensor, y: Tensor) -> float:
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx, yy = total(x, x), total(y, y)
+    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+    return (within - 2 * total(x, y).mean()).item()
+
+
+class Coverage(NamedTuple):
+    """What two sets of images cover of each other, by balls that reach to each image's k-th neighbour.
+
+    Attributes:
+        precision: share of the samples inside a ball around a real image (Kynkäänniemi et al., NeurIPS 2019).
+        recall: share of the real images inside a ball around a sample.
+        density: real images' balls that a sample is in, mean over samples, over k (Naeem et al., ICML 2020).
+        coverage: share of the real images with a sample in their own ball.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> Coverage:
+    """Precision, recall, density and coverage of features (N, F) and (M, F), each of more than ``neighbours``."""
+    real_radii, sample_radii = (_radii(x, neighbours) for x in (real, samples))
+    hits = torch.zeros(len(samples))
+    in_sample_ball, covered = [], []
+    for start in range(0, len(real), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        distances = torch.cdist(real[rows], samples)  # (rows, M)
+        inside = distances < real_radii[rows, None]
+        hits += inside.sum(0)
+        covered.append(inside.any(1))
+        in_sample_ball.append((distances < sample_radii).any(1))
+    return Coverage(
+        precision=(hits > 0).double().mean().item(),
+        recall=torch.cat(in_sample_ball).double().mean().item(),
+        density=hits.double().mean().item() / neighbours,
+        coverage=torch.cat(covered).double().mean().item(),
+    )
+
+
+def _radii(x: Tensor, neighbours: int) -> Tensor:
+    """Distance of each point to its k-th neighbour; the smallest of k + 1 is the point itself."""
+    return torch.cat([torch.cdist(rows, x).kthvalue(neighbours + 1, dim=1).values for rows in x.split(_CHUNK)])
+
+
+def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
+    """Distance of each image (N, ...) to the nearest of others (M, ...), root mean square over pixels, shape (N,)."""
+    x, y = images.flatten(1), others.flatten(1)
+    nearest = torch.full((len(x),), math.inf)
+    for rows in y.split(_CHUNK):
+        nearest = torch.minimum(nearest, torch.cdist(x, rows).amin(1))
+    return nearest / math.sqrt(x.shape[1])

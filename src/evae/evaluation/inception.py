@@ -1,0 +1,199 @@
+"""The Inception network that FID is defined by: TensorFlow's of 2015-12-05, which is not torchvision's.
+
+Source of the topology and of the names: the published port pt_inception-2015-12-05-6726825d.pth, which pytorch-fid and
+torch-fidelity load. Where it differs from torchvision's, a comment says so.
+"""
+
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evae.errors import DataError
+
+_Kernel = tuple[int, int]
+_Layer = tuple[int, *tuple[_Kernel, ...]]  # outputs, and a convolution for each kernel, side by side
+_Branches = dict[str, list[_Layer]]
+_Shape = tuple[int, ...]
+
+_CLASSIFIER = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}  # in the file; the features are what goes into it
+
+
+class _Convolution(nn.Sequential):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: _Kernel, stride: int = 1, same: bool = True) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2) if same else 0
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        bn = nn.BatchNorm2d(outputs, eps=0.001)
+        super().__init__(OrderedDict[str, nn.Module](conv=conv, bn=bn, relu=nn.ReLU(inplace=True)))
+
+
+class _Mixed(nn.Module):
+    """Branches side by side, one after ``pool``; with a ``stride`` their last convolutions are without padding."""
+
+    def __init__(self, inputs: int, branches: _Branches, pool: nn.Module, stride: int = 1) -> None:
+        super().__init__()
+        self.pool = pool
+        self.chains: dict[str, list[list[str]]] = {}
+        for branch, layers in branches.items():
+            self.chains[branch], width = [], inputs
+            for number, (outputs, *kernels) in enumerate(layers, start=1):
+                name = f"{branch}_{number}" if len(layers) > 1 else branch
+                names = [name] if len(kernels) == 1 else [name + letter for letter in "ab"]
+                step = stride if number == len(layers) else 1
+                for label, kernel in zip(names, kernels, strict=True):
+                    self.add_module(label, _Convolution(width, outputs, kernel, step, same=step == 1))
+                self.chains[branch].append(names)
+                width = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._follow(branch, x) for branch in self.chains], 1)
+
+    def _follow(self, branch: str, x: Tensor) -> Tensor:
+        if branch == "branch_pool":
+            x = self.pool(x)
+        for names in self.chains[branch]:
+            maps = [self.get_submodule(name)(x) for name in names]
+            x = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+        return x
+
+
+_1X1, _3X3, _5X5, _1X7, _7X1, _1X3, _3X1 = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (3, 1)
+_DOUBLE: list[_Layer] = [(64, _1X1), (96, _3X3), (96, _3X3)]
+
+
+def _a(pooled: int) -> _Branches:
+    return {
+        "branch1x1": [(64, _1X1)],
+        "branch5x5": [(48, _1X1), (64, _5X5)],
+        "branch3x3dbl": _DOUBLE,
+        "branch_pool": [(pooled, _1X1)],
+    }
+
+
+_B: _Branches = {"branch3x3": [(384, _3X3)], "branch3x3dbl": _DOUBLE, "branch_pool": []}
+
+
+def _c(inner: int) -> _Branches:
+    return {
+        "branch1x1": [(192, _1X1)],
+        "branch7x7": [(inner, _1X1), (inner, _1X7), (192, _7X1)],
+        "branch7x7dbl": [(inner, _1X1), (inner, _7X1), (inner, _1X7), (inner, _7X1), (192, _1X7)],
+        "branch_pool": [(192, _1X1)],
+    }
+
+
+_D: _Branches = {
+    "branch3x3": [(192, _1X1), (320, _3X3)],
+    "branch7x7x3": [(192, _1X1), (192, _1X7), (192, _7X1), (192, _3X3)],
+    "branch_pool": [],
+}
+_E: _Branches = {
+    "branch1x1": [(320, _1X1)],
+    "branch3x3": [(384, _1X1), (384, _1X3, _3X1)],
+    "branch3x3dbl": [(448, _1X1), (384, _3X3), (384, _1X3, _3X1)],
+    "branch_pool": [(192, _1X1)],
+}
+
+
+def inception() -> nn.Module:
+    """The network, without weights: images (N, 3, 299, 299) in [-1, 1] to pool3's features (N, 2048)."""
+    # TensorFlow's average leaves the padding out, torchvision's counts it as zeros.
+    average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+    layers = OrderedDict[str, nn.Module](
+        Conv2d_1a_3x3=_Convolution(3, 32, _3X3, stride=2, same=False),
+        Conv2d_2a_3x3=_Convolution(32, 32, _3X3, same=False),
+        Conv2d_2b_3x3=_Convolution(32, 64, _3X3),
+        pool_1=nn.MaxPool2d(3, 2),
+        Conv2d_3b_1x1=_Convolution(64, 80, _1X1),
+        Conv2d_4a_3x3=_Convolution(80, 192, _3X3, same=False),
+        pool_2=nn.MaxPool2d(3, 2),
+        Mixed_5b=_Mixed(192, _a(32), average),
+        Mixed_5c=_Mixed(256, _a(64), average),
+        Mixed_5d=_Mixed(288, _a(64), average),
+        Mixed_6a=_Mixed(288, _B, nn.MaxPool2d(3, 2), stride=2),
+        Mixed_6b=_Mixed(768, _c(128), average),
+        Mixed_6c=_Mixed(768, _c(160), average),
+        Mixed_6d=_Mixed(768, _c(160), average),
+        Mixed_6e=_Mixed(768, _c(192), average),
+        Mixed_7a=_Mixed(768, _D, nn.MaxPool2d(3, 2), stride=2),
+        Mixed_7b=_Mixed(1280, _E, average),
+        Mixed_7c=_Mixed(2048, _E, nn.MaxPool2d(3, 1, 1)),  # an average in torchvision's and in the paper
+        pool_3=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+    )
+    return nn.Sequential(layers)
+
+
+def load_inception(path: Path) -> nn.Module:
+    """The network with the weights of a file, in evaluation mode.
+
+    Args:
+        path: the published state dict, or the same as .safetensors.
+
+    Raises:
+        DataError: there is no such file, it holds something else, weights of another network or not finite ones.
+    """
+    network = inception()
+    load_weights(network, path, "the Inception network of FID", ignored=_CLASSIFIER)
+    return network.eval()
+
+
+def load_weights(network: nn.Module, path: Path, title: str, ignored: Mapping[str, _Shape] | None = None) -> None:
+    """Give ``network``, called ``title`` in errors, the weights of a file, which may hold the ``ignored`` ones too.
+
+    Raises:
+        DataError: as in ``load_inception``.
+    """
+    state = _read_state(path)
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if difference := _difference(state, own, own | dict(ignored or {})):
+        raise DataError(f"{path} holds weights of another network than {title}: {difference}")
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"{path} is damaged: not all of {name} is finite")
+    network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def _difference(state: dict[str, Tensor], needed: dict[str, _Shape], known: dict[str, _Shape]) -> str | None:
+    for name in needed:
+        # Batch normalisation's count of batches is for training only, and old files are without.
+        if name not in state and not name.endswith(".num_batches_tracked"):
+            return f"it has no {name}"
+    for name, tensor in state.items():
+        if name not in known:
+            return f"it has {name}"
+        if tuple(tensor.shape) != known[name]:
+            return f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}"
+    return None
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """What a .safetensors or a torch file of nothing but tensors holds; no code in it is run."""
+    try:
+        with path.open("rb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other formats; what is no state dict is told below
+            safe = path.suffix == ".safetensors"
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"the weights {path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # damaged files raise whatever the reader stumbles over
+        if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)|GLOBAL (\S+)", str(error)):
+            what = found[1] or found[2]
+            raise DataError(f"{path} holds more than weights ({what}), which could run code, and is refused") from error
+        raise DataError(f"{path} is damaged or holds something else than weights, and is refused") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_dense(v) for k, v in state.items()):
+        raise DataError(f"{path} holds no state dict, which is a weight for each name")
+    return state
+
+
+def _is_dense(value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized

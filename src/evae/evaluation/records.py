@@ -1,0 +1,108 @@
+"""What runs left to be read again: their evaluation, their losses, their images. What is missing is none's fault."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from evae.data import Store
+from evae.errors import DataError, RunError
+from evae.evaluation.measure import RESULTS, flat_metrics
+from evae.evaluation.runs import run_data
+from evae.files import write_atomically
+from evae.models import VAE
+from evae.training import run
+
+Numbers = dict[str, tuple[float, float | None]]
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """A run's evaluation; None where it has none.
+
+    Raises:
+        RunError: it is damaged, or not as this version writes it.
+    """
+    try:
+        result = json.loads((folder / RESULTS).read_text())
+        numbers(result), distance_settings(result), spread_quantiles(result), rates(result)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / RESULTS} is damaged or of another version; evae evaluate {folder} writes it again") from error
+    return dict(result)
+
+
+def numbers(result: dict[str, Any]) -> Numbers:
+    """All numbers of an evaluation, each with its standard error or None, by the name to show."""
+    flat = flat_metrics({"metrics": {}, **result})
+    return {name: (float(value), _finite(error)) for name, (value, error) in flat.items() if value is not None}
+
+
+def distance_settings(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What distances depend on besides the images, for "reconstructions" and for "samples"."""
+    sections = result.get("distances") or {}
+    return {
+        kind: {name: value for name, value in section.items() if isinstance(value, str | int)}
+        for kind, section in sections.items()
+    }
+
+
+def spread_quantiles(result: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """What an evaluation says the posteriors' spread is, and its quantiles by their share; none where it does not."""
+    latents = result.get("latents_report") or {}
+    quantiles = {share: _finite(value) for share, value in (latents.get("spread_quantiles") or {}).items()}
+    return latents.get("spread", "spread"), {share: value for share, value in quantiles.items() if value is not None}
+
+
+def rates(result: dict[str, Any]) -> list[float]:
+    """The mean divergence of each latent; none where it is no sum over latents or was not measured."""
+    values = map(_finite, (result.get("latents_report") or {}).get("rate_per_dimension") or [])
+    return [value for value in values if value is not None]
+
+
+def shown(value: float, error: float | None) -> str:
+    """A number to read, and its standard error where it has one."""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+
+
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that close an epoch; none where there is no such file."""
+    try:
+        lines: list[Any] = run.read_metrics(folder)
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if isinstance(line, dict) and _finite(line.get("epoch")) is not None]
+
+
+def points(lines: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """(epoch, value) of each line that has the value."""
+    return [(line["epoch"], line[name]) for line in lines if _finite(line.get(name)) is not None]
+
+
+def own_images(folder: Path, model: VAE) -> Store:
+    """The images a run was trained on.
+
+    Raises:
+        DataError: they are not there any more, or do not fit the model.
+    """
+    try:
+        return run_data(folder, model, None, None, None, "skip")
+    except DataError as error:  # reports and comparisons show the run's own images alone
+        raise DataError(str(error).removesuffix("; --data names others")) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error.strerror})") from error
+    write_atomically(path, text)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
