@@ -152,7 +152,7 @@ class TestEvaluate:
     def test_numbers_are_those_of_the_model(self, trained, blobs, capsys):
         assert evae("evaluate", trained, "--latents", "mean") == 0
         result = json.loads((trained / "evaluation.json").read_text())
-        about = {"model", "data", "split", "count", "images", "latents", "seed", "repeats", "keys"}
+        about = {"model", "data", "split", "count", "images", "transform", "latents", "seed", "repeats", "keys"}
         assert result.keys() == about | {"metrics", "standard_errors", "latents_report"}
         assert (result["model"], result["data"], result["split"]) == ("EVAE", blobs, "holdout")
         assert (result["count"], result["latents"]) == (16, "mean")

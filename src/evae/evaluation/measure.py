@@ -95,6 +95,7 @@ def evaluate(
         "split": "holdout",
         "count": len(store.holdout),
         "images": store.fingerprint,
+        "transform": store.transform,
         "latents": latents,
         "repeats": repeats,
         "seed": seed,
@@ -123,7 +124,8 @@ class _Sections:
 
     def __init__(self, folder: Path, store: Store, seed: int) -> None:
         weights = [(folder / name).read_bytes() for name in (CONFIG, WEIGHTS)]
-        self._basis = _digest(*weights, store.fingerprint.encode(), str(seed).encode(), version("evae").encode())
+        depends_on = store.fingerprint, store.transform, seed, version("evae")
+        self._basis = _digest(*weights, repr(depends_on).encode())
         self._seed = seed
         self._before = _read(folder / RESULTS)
         self._taken: dict[str, Any] = {}

@@ -36,7 +36,7 @@ def disagreement(results: Mapping[str, dict[str, Any]]) -> str | None:
     """One sentence on why no run is better than another: they were evaluated on other images or in another way.
 
     Args:
-        results: evaluations by run, each with the "size" its images were brought to, which their fingerprint leaves out.
+        results: evaluations by run, each with the "size" of its images, which their fingerprint leaves out.
     """
     told = []
     for name in ("images", "size", "split", "latents"):

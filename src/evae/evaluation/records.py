@@ -28,7 +28,9 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / RESULTS} is damaged or of another version; evae evaluate {folder} writes it again") from error
+        raise RunError(
+            f"{folder / RESULTS} is damaged or of another version; evae evaluate {folder} writes it again"
+        ) from error
     return dict(result)
 
 

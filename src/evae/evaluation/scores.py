@@ -5,7 +5,6 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -101,7 +100,8 @@ def _drawn(model: VAE, count: int) -> Iterator[Tensor]:
 
 def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
     """Features of the hold-out images, kept in the cache by content of images and weights (not of one's own code)."""
-    key = blake2b(f"{store.fingerprint} {extractor.identity}".encode(), digest_size=12).hexdigest()
+    depends_on = f"{store.fingerprint} {store.transform} {extractor.identity}"
+    key = blake2b(depends_on.encode(), digest_size=12).hexdigest()
     path = cache_folder() / f"features-{key}.safetensors"
     if not extractor.is_own:
         with suppress(OSError, SafetensorError, KeyError):
@@ -117,7 +117,7 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
 
 def _memorised(samples: Tensor, store: Store) -> dict[str, Any]:
     """How near samples come to training images, beside how near hold-out images do: root mean square over pixels."""
-    holdout = torch.from_numpy(np.asarray(store.holdout.images[:_MOST_NEAREST])).float() / 255
+    holdout = to_float(store.holdout.images[:_MOST_NEAREST], torch.device("cpu"))
     return {
         "nearest_training_distance": _nearest(samples, store.train),
         "nearest_training_distance_of_holdout": _nearest(holdout, store.train),

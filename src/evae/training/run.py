@@ -59,7 +59,7 @@ class Progress:
 
 # What training and evaluation write; --overwrite removes nothing else.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
-_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, "evaluation.json", "figures", "tensorboard")
+_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, "evaluation.json", "report.html", "figures", "tensorboard")
 
 
 # Starting a run ----------------------------------------------------------------------------------------------

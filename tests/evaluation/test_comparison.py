@@ -11,7 +11,7 @@ import pytest
 from evae import EVAE, WAE, GaussianVAE, evaluate, train
 from evae.errors import ConfigError, RunError
 from evae.evaluation import panels
-from evae.evaluation.compare import compare
+from evae.evaluation.comparison import compare
 from evae.evaluation.ranking import best, disagreement, incomparable
 from evae.evaluation.tables import Cell, Grid, latex, markdown
 from tests.evaluation.html_pages import CHROMIUM, Page, browse, leave_undrawn

@@ -19,7 +19,7 @@ from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
 from evae.evaluation.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
 from evae.evaluation.records import epochs, numbers, points, read_evaluation
-from evae.evaluation.report import report, spelled_out
+from evae.evaluation.reporting import report, spelled_out
 from evae.training import load_model
 from tests.evaluation.html_pages import CHROMIUM, Page, browse, leave_undrawn
 
