@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Distribution
 
 ORACLES = Path(__file__).parent / "oracles"
 
@@ -18,6 +19,13 @@ def oracle(name: str):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _validation():
+    """torch.compile turns the validation of distributions off, for good."""
+    yield
+    Distribution.set_default_validate_args(True)
 
 
 @pytest.fixture(scope="session", autouse=True)

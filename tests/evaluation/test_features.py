@@ -452,7 +452,10 @@ def test_images_that_cannot_be_used(lite):
     ("name", "sentence"),
     [
         ("vgg", "unknown features 'vgg'; known are inception, efficientnet-lite0 and your own module:callable"),
-        ("no_such_module:f", "'no_such_module' cannot be imported .No module named 'no_such_module'.; PYTHONPATH"),
+        (
+            "no_such_module:f",
+            "'no_such_module' cannot be imported .No module named 'no_such_module'.; it must be here or on PYTHONPATH",
+        ),
         ("broken_features:f", "'broken_features' cannot be imported .division by zero."),
         (":f", "'' cannot be imported"),
         ("own_features:f", "own_features has no 'f'"),

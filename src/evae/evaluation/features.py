@@ -191,7 +191,7 @@ def _of_callable(name: str, device: torch.device) -> Extractor:
         found = getattr(import_module(module), attribute, None)
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(
-            f"--features {name}: {module!r} cannot be imported ({error}); here and on PYTHONPATH it is looked for"
+            f"--features {name}: {module!r} cannot be imported ({error}); it must be here or on PYTHONPATH"
         ) from error
     if found is None:
         raise ConfigError(f"--features {name}: {module} has no {attribute!r}")
