@@ -35,7 +35,7 @@ def binary_cross_entropy(reconstructions: Tensor, images: Tensor) -> Tensor:
 
 def mean_squared_error(reconstructions: Tensor, images: Tensor) -> Tensor:
     """Squared error of each image, mean over pixels and channels, shape (N,)."""
-    return (reconstructions.double() - images.double()).square().flatten(1).mean(1)
+    return (reconstructions - images).square().flatten(1).mean(1, dtype=torch.float64)
 
 
 def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor:
@@ -46,7 +46,8 @@ def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor:
     """
     x, y = reconstructions, images
     rows, columns = (_gaussian_windows(size, x) for size in x.shape[2:])
-    mean_x, mean_y, square_x, square_y, product = rows @ torch.stack([x, y, x * x, y * y, x * y]) @ columns.T
+    across = torch.stack([x, y, x * x, y * y, x * y]) @ columns.T
+    mean_x, mean_y, square_x, square_y, product = across.transpose(-1, -2) @ rows.T  # transposed, all of them
     variances = (square_x - mean_x.square()).clamp(min=0) + (square_y - mean_y.square()).clamp(min=0)
     covariance = product - mean_x * mean_y
     a, b = 0.01**2, 0.03**2

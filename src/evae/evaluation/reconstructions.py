@@ -1,5 +1,6 @@
 """Hold-out images and their reconstructions to means over images."""
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -37,12 +38,12 @@ def measure(model: VAE, images: ImageSet, latents: Latents = "sample", repeats: 
         latents: decode samples of each posterior, or its centre.
         repeats: samples for each image; an image's metrics are their means.
     """
-    metrics: dict[str, PerImageMean] = {}
+    metrics: defaultdict[str, PerImageMean] = defaultdict(PerImageMean)
     for batch in batches(images, next(model.parameters()).device, "evaluating"):
         drawn = [_per_image(model, batch, latents) for _ in range(repeats if latents == "sample" else 1)]
         for name in drawn[0]:
             mean = torch.stack([values[name] for values in drawn]).mean(0)
-            metrics.setdefault(name, PerImageMean()).update(mean)
+            metrics[name].update(mean)
     return Means(
         {name: metric.compute().item() for name, metric in metrics.items()},
         {name: metric.standard_error().item() for name, metric in metrics.items()},
