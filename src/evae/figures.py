@@ -11,9 +11,14 @@ from torch import Tensor
 _GAP = 2  # pixels between images of a grid
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] rounded to 8 bits, of the same shape."""
+    return (images.clamp(0, 1) * 255).round().byte()
+
+
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """Images (N, C, H, W) in [0, 1] as rounded 8-bit (N, H, W, C)."""
-    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    pixels: NDArray[np.uint8] = to_bytes(images).cpu().numpy()
     return pixels.transpose(0, 2, 3, 1)
 
 

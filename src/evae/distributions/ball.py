@@ -5,8 +5,10 @@ from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, Uniform, constraints
+from torch.distributions import Distribution, Independent, constraints
 from torch.types import _size
+
+from evae.distributions.posterior import SmoothedPrior
 
 
 class _Ball(constraints.Constraint):
@@ -133,7 +135,7 @@ class SphericalEpanechnikov(Distribution):
         return self.scale.log().sum(-1) - self._log_constant - (digamma[0] - digamma[1]).item()
 
 
-class SphericalPosterior(Distribution):
+class SphericalPosterior(SmoothedPrior):
     r"""The law of Z = b · K + U with K a ``SphericalEpanechnikov`` and U an independent draw from the prior.
 
     What ``KernelPosterior`` is for kernels with independent coordinates (paper, eq. 11-12). Its density is a
@@ -150,10 +152,9 @@ class SphericalPosterior(Distribution):
         "bandwidth": constraints.independent(constraints.positive, 1)
     }
     support = constraints.real_vector
-    has_rsample = True
 
     kernel: SphericalEpanechnikov
-    bandwidth: Tensor
+    prior: Independent[Distribution]
 
     def __init__(
         self,
@@ -168,33 +169,10 @@ class SphericalPosterior(Distribution):
         )
         super().__init__(kernel.batch_shape, kernel.event_shape, validate_args=validate_args)
 
-    @property
-    def support_length(self) -> Tensor:
-        """B: length of the uniform prior's support, or standard deviation of the Gaussian prior; (..., d)."""
-        coordinate = self.prior.base_dist
-        assert isinstance(coordinate, Uniform | Normal)
-        return coordinate.high - coordinate.low if isinstance(coordinate, Uniform) else coordinate.scale
-
     def expand(self, batch_shape: _size, _instance: object = None) -> "SphericalPosterior":
         shape = torch.Size([*batch_shape, *self.event_shape])
         kernel, bandwidth = self.kernel.expand(batch_shape), self.bandwidth.expand(shape)
         return SphericalPosterior(kernel, self.prior, bandwidth, validate_args=self._validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.bandwidth * self.kernel.mean + self.prior.mean
-
-    @property
-    def mode(self) -> Tensor:  # a convolution of densities that are symmetric and unimodal in every direction
-        return self.mean
-
-    @property
-    def variance(self) -> Tensor:
-        return self.bandwidth.square() * self.kernel.variance + self.prior.variance
-
-    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
-        """b·(μ + r·k) + U, differentiable in μ, r, b and the prior's parameters."""
-        return self.bandwidth * self.kernel.rsample(sample_shape) + self.prior.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> NoReturn:
         """Not available.

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, Uniform, constraints
+from torch.distributions import Distribution, Independent, Normal, Uniform, constraints
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
@@ -14,7 +14,43 @@ from evae.distributions.quadrature import double
 from evae.distributions.smoothing import smoothed_by_normal, smoothed_by_uniform
 
 
-class KernelPosterior(Distribution):
+class SmoothedPrior(Distribution):
+    """The law of b · K + U with a kernel K, symmetric and unimodal, and an independent prior draw U (paper, eq. 11-12).
+
+    Its draws and moments, whatever the dimension of the kernel.
+    """
+
+    has_rsample = True
+
+    kernel: Distribution
+    prior: Distribution
+    bandwidth: Tensor
+
+    @property
+    def support_length(self) -> Tensor:
+        """B: length of the uniform prior's support, or standard deviation of the Gaussian prior."""
+        prior = self.prior.base_dist if isinstance(self.prior, Independent) else self.prior
+        assert isinstance(prior, Uniform | Normal)
+        return prior.high - prior.low if isinstance(prior, Uniform) else prior.scale
+
+    @property
+    def mean(self) -> Tensor:
+        return self.bandwidth * self.kernel.mean + self.prior.mean
+
+    @property
+    def mode(self) -> Tensor:  # a convolution of symmetric unimodal densities is symmetric and unimodal
+        return self.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.bandwidth.square() * self.kernel.variance + self.prior.variance
+
+    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
+        """Algorithm 1: b·(μ + r·k) + U, differentiable in μ, r and b (and the prior's parameters)."""
+        return self.bandwidth * self.kernel.rsample(sample_shape) + self.prior.rsample(sample_shape)
+
+
+class KernelPosterior(SmoothedPrior):
     r"""The law of Z = b · K + U with K a kernel and U an independent draw from the prior (paper, eq. 11–12).
 
     It is the expectation of the kernel density estimate 1/(m b) Σ_j K((z - U_j)/b) over prior draws U_j, one
@@ -43,11 +79,9 @@ class KernelPosterior(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"bandwidth": constraints.positive}
-    has_rsample = True
 
     kernel: Kernel
     prior: Uniform | Normal
-    bandwidth: Tensor
 
     def __init__(
         self,
@@ -63,11 +97,6 @@ class KernelPosterior(Distribution):
         self.bandwidth = self.bandwidth.expand(shape)
         self.kernel, self.prior = kernel.expand(shape), prior.expand(shape)  # type: ignore[no-untyped-call]
         super().__init__(shape, validate_args=validate_args)
-
-    @property
-    def support_length(self) -> Tensor:
-        """B: length of the uniform prior's support, or standard deviation of the Gaussian prior."""
-        return self.prior.high - self.prior.low if isinstance(self.prior, Uniform) else self.prior.scale
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
@@ -85,22 +114,6 @@ class KernelPosterior(Distribution):
         super(KernelPosterior, new).__init__(batch_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.bandwidth * self.kernel.mean + self.prior.mean
-
-    @property
-    def mode(self) -> Tensor:  # a convolution of symmetric unimodal densities is symmetric and unimodal
-        return self.mean
-
-    @property
-    def variance(self) -> Tensor:
-        return self.bandwidth.square() * self.kernel.variance + self.prior.variance
-
-    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
-        """Algorithm 1: b·(μ + r·k) + U, differentiable in μ, r and b (and the prior's parameters)."""
-        return self.bandwidth * self.kernel.rsample(sample_shape) + self.prior.rsample(sample_shape)
 
     def entropy(self) -> Tensor:
         """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""

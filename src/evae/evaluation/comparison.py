@@ -20,6 +20,7 @@ from evae.data.batches import usable_seed
 from evae.errors import ConfigError, RunError
 from evae.evaluation import pages, panels
 from evae.evaluation.exploration import originals
+from evae.evaluation.measure import shown
 from evae.evaluation.pages import Html
 from evae.evaluation.panels import Curve, Point
 from evae.evaluation.ranking import best, disagreement, incomparable
@@ -30,7 +31,6 @@ from evae.evaluation.records import (
     own_images,
     points,
     read_evaluation,
-    shown,
     write_text,
 )
 from evae.evaluation.runs import usable_device

@@ -183,7 +183,7 @@ def results_table(results: dict[str, dict[str, Any]]) -> Table:
     for name, result in results.items():
         table.add_column(escape(f"{result['model']}\n{name}"), justify="right")
     for metric in dict.fromkeys(metric for column in columns for metric in column):
-        table.add_row(metric, *(_shown(*column[metric]) if metric in column else "" for column in columns))
+        table.add_row(metric, *(shown(*column[metric]) if metric in column else "" for column in columns))
     return table
 
 
@@ -206,5 +206,6 @@ def flat_metrics(result: dict[str, Any]) -> dict[str, tuple[float, float | None]
     return flat
 
 
-def _shown(value: float, error: float | None) -> str:
+def shown(value: float, error: float | None) -> str:
+    """A number to read, and its standard error where it has one."""
     return f"{value:.4g}" if error is None or not math.isfinite(error) else f"{value:.4g} ± {error:.1g}"

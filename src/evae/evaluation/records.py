@@ -62,11 +62,6 @@ def rates(result: dict[str, Any]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def shown(value: float, error: float | None) -> str:
-    """A number to read, and its standard error where it has one."""
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
-
-
 def epochs(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that close an epoch; none where there is no such file."""
     try:

@@ -23,6 +23,7 @@ from evae.evaluation.distances import (
 )
 from evae.evaluation.features import Extractor
 from evae.evaluation.runs import BATCH, batches
+from evae.figures import to_bytes
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.models.vae import Latents
@@ -47,12 +48,10 @@ def score(
     real = _real_features(store, extractor)
     rebuilt, drawn = FeatureSet(seed), FeatureSet(seed)
     for batch in batches(holdout, next(model.parameters()).device, "features of reconstructions"):
-        q = model.posterior(batch)
-        decoded = model.decode(model.centre(q) if latents == "mean" else q.rsample())
-        rebuilt.add(extractor(_to_bytes(decoded)))
+        rebuilt.add(extractor(to_bytes(model.reconstruct(batch, latents))))
     pictures, seen = [], 0
     for images in _drawn(model, samples):
-        drawn.add(extractor(_to_bytes(images)))
+        drawn.add(extractor(to_bytes(images)))
         pictures.append(images.cpu()[: max(0, _MOST_NEAREST - seen)])
         seen += len(images)
     _warn_of_few(min(real.count, drawn.count), real.kept.shape[1], extractor)
@@ -84,10 +83,6 @@ def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
         )
 
 
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round().byte()
-
-
 def _drawn(model: VAE, count: int) -> Iterator[Tensor]:
     """So many images decoded from draws of the prior, in batches."""
     with progress() as bar:
@@ -108,7 +103,7 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
             return FeatureSet.of_tensors(load_file(path))
     features = FeatureSet()
     for batch in batches(store.holdout, torch.device("cpu"), "features of hold-out images"):
-        features.add(extractor(_to_bytes(batch)))
+        features.add(extractor(to_bytes(batch)))
     if not extractor.is_own:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save(features.tensors()))

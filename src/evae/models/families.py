@@ -102,13 +102,12 @@ class EVAE(VAE):
             p: nn.Module = UniformPrior(latent_dim, length)
         else:
             p = NormalPrior(latent_dim, length, learned=support_length == "learned")
-        body = ConvEncoder(image_shape) if encoder is None else encoder
         super().__init__(
             image_shape,
-            encoder=KernelEncoder(body, image_shape, latent_dim, cls, p, b, learned),
+            encoder=KernelEncoder(_body(encoder, image_shape), image_shape, latent_dim, cls, p, b, learned),
             prior=p,
             decoder=_decoder(decoder, image_shape, latent_dim),
-            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
+            pixels=_pixels(likelihood),
             objective=KernelPenalty(n) if objective == "penalty" else Elbo(),
         )
 
@@ -136,13 +135,12 @@ class GaussianVAE(VAE):
         decoder: nn.Module | None = None,
     ) -> None:
         _check_counts(latent_dim=latent_dim)
-        body = ConvEncoder(image_shape) if encoder is None else encoder
         super().__init__(
             image_shape,
-            encoder=NormalEncoder(body, image_shape, latent_dim),
+            encoder=NormalEncoder(_body(encoder, image_shape), image_shape, latent_dim),
             prior=NormalPrior(latent_dim),
             decoder=_decoder(decoder, image_shape, latent_dim),
-            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
+            pixels=_pixels(likelihood),
             objective=Elbo(),
         )
 
@@ -282,13 +280,12 @@ class WAE(VAE):
         if not scales:
             raise ConfigError("scales must hold one positive number at least")
         scales = [_number("scales", scale) for scale in scales]
-        body = ConvEncoder(image_shape) if encoder is None else encoder
         super().__init__(
             image_shape,
-            encoder=PointEncoder(body, image_shape, latent_dim),
+            encoder=PointEncoder(_body(encoder, image_shape), image_shape, latent_dim),
             prior=NormalPrior(latent_dim),
             decoder=_decoder(decoder, image_shape, latent_dim),
-            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
+            pixels=_pixels(likelihood),
             objective=MmdPenalty(_number("weight", weight), scales),
         )
 
@@ -322,13 +319,12 @@ class HVAE(VAE):
         _check_counts(latent_dim=latent_dim)
         if latent_dim < 2:
             raise ConfigError("latent_dim must be at least 2: the sphere around 0 in one dimension is two points")
-        body = ConvEncoder(image_shape) if encoder is None else encoder
         super().__init__(
             image_shape,
-            encoder=SphereEncoder(body, image_shape, latent_dim, self.posterior_family),
+            encoder=SphereEncoder(_body(encoder, image_shape), image_shape, latent_dim, self.posterior_family),
             prior=SphericalPrior(latent_dim),
             decoder=_decoder(decoder, image_shape, latent_dim),
-            pixels=LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)](),
+            pixels=_pixels(likelihood),
             objective=Elbo(),
         )
 
@@ -352,6 +348,14 @@ class PowerSphericalVAE(HVAE):
     """
 
     posterior_family = PowerSpherical
+
+
+def _body(own: nn.Module | None, image_shape: tuple[int, int, int]) -> nn.Module:
+    return ConvEncoder(image_shape) if own is None else own
+
+
+def _pixels(likelihood: Likelihood) -> nn.Module:
+    return LIKELIHOODS[_pick(LIKELIHOODS, "likelihood", likelihood)]()
 
 
 def _decoder(own: nn.Module | None, image_shape: tuple[int, int, int], latent_dim: int) -> nn.Module:
