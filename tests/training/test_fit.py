@@ -1,55 +1,32 @@
 """Training: the same seed gives the same weights; interrupted runs end as uninterrupted ones; nothing saved is lost."""
 
 import errno
+import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
 
-from evae import EVAE, VAE, GaussianVAE, train
+from evae import EVAE, VAE, GaussianVAE, open_store, train
+from evae.data import batch_indices
 from evae.errors import ConfigError, RunError
-from evae.training import InterruptedRun, fit, run
-
-
-class SmallEVAE(EVAE):
-    """An EVAE that trains in milliseconds, as someone might define it outside the package."""
-
-    def __init__(self, image_shape, latent_dim=2, n=None):
-        body = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.BatchNorm1d(32), nn.ReLU())
-        decoder = nn.Sequential(nn.Linear(latent_dim, 256), nn.Unflatten(1, image_shape))
-        super().__init__(image_shape, latent_dim, n=n, encoder=body, decoder=decoder)
-
-
-SETTINGS = {"model": SmallEVAE, "epochs": 3, "batch_size": 8, "image_size": 16, "accelerator": "cpu"}
+from evae.training import DivergedError, InterruptedRun, fit, run
+from evae.training.feed import Feed
+from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
 
 @pytest.fixture
 def options(blobs):
     return {"data": blobs, **SETTINGS}
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def timeless(folder):
-    """metrics.jsonl without what a clock measures."""
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
-        for line in run.read_metrics(folder)
-    ]
 
 
 def interrupt_at(monkeypatch, step_number, signum=signal.SIGINT):
@@ -80,6 +57,7 @@ def test_a_run_folder_is_complete(options, tmp_path):
         ".lock",
     }
     assert {p.name for p in (out / "figures").iterdir()} == {"losses.png", "reconstructions.png"}
+    assert {p.name for p in (out / "checkpoints").iterdir()} == {"last", "previous", "best"}
     assert {p.name for p in (out / "checkpoints" / "last").iterdir()} == {
         "model.safetensors",
         "optimizer.safetensors",
@@ -111,25 +89,31 @@ def test_same_seed_same_weights(options, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 4, 6, 7, 17])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(options, tmp_path, monkeypatch, at, signum):
     whole = train(out=tmp_path / "whole", log_every=1, **options)
     restore = interrupt_at(monkeypatch, at, signum)
     with pytest.raises(InterruptedRun, match=rf"{signal.Signals(signum).name} at step {at} .*--resume auto") as stopped:
         train(out=tmp_path / "parts", log_every=1, **options)
-    assert stopped.value.exit_code == 128 + signum
+    assert stopped.value.exit_code == (130 if signum == signal.SIGINT else 75)
     restore()
     parts = train(out=tmp_path / "parts", log_every=1, resume="auto", **options)
-    assert same(weights(whole), weights(parts))
-    optimizers = [load_file(f / "checkpoints" / "last" / "optimizer.safetensors") for f in (whole, parts)]
-    assert same(*optimizers)
-    assert timeless(whole) == timeless(parts)
+    assert same_run(whole, parts)
+
+
+def test_a_time_limit_stops_as_a_signal_does(options, tmp_path):
+    whole = train(out=tmp_path / "whole", **options)
+    with pytest.raises(InterruptedRun, match="stopped by the time limit at step 6 ") as stopped:
+        train(out=tmp_path / "parts", time_limit=1e-9, **options)
+    assert stopped.value.exit_code == 75
+    assert same_run(whole, train(out=tmp_path / "parts", resume="auto", **options))
 
 
 def test_signal_handlers_are_put_back(options, tmp_path):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+    before = [signal.getsignal(signum) for signum in signals]
     train(out=tmp_path / "run", **options | {"epochs": 1})
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(signum) for signum in signals] == before
 
 
 def test_resuming_goes_on_for_more_epochs(options, tmp_path):
@@ -193,7 +177,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(options, tmp_path, monkeypatch)
         original(*args)
 
     monkeypatch.setattr(run, "_write_state", full)
-    with pytest.raises(RunError, match=r"step 12 .*could not be written \(No space left on device\); the .* before"):
+    with pytest.raises(RunError, match=r"step 12: .*could not be written \(No space left on device\); the .* before"):
         train(out=tmp_path / "parts", **options)
     assert not list((tmp_path / "parts" / "checkpoints").glob("*.tmp"))
     monkeypatch.setattr(run, "_write_state", original)
@@ -228,14 +212,14 @@ def test_a_file_size_limit_while_a_checkpoint_is_written(blobs, tmp_path):
 
 
 def test_sigterm_from_outside(blobs, tmp_path):
-    """A process that is told to stop saves its state, says so and exits as if killed by the signal."""
+    """A process that is told to stop saves its state, says so and exits with the code that asks for another try."""
     with subprocess.Popen(command(blobs, tmp_path / "run", 100_000), stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if line.startswith("epoch 2/"):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stderr.read()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 75
     assert "stopped by SIGTERM at step" in rest
     state = run._read_state_file(tmp_path / "run" / "checkpoints" / "last")
     assert state["progress"]["step"] >= 12
@@ -292,6 +276,16 @@ class TestRefusals:
             ({"learning_rate": 0.0}, "learning_rate"),
             ({"seed": -1}, "seed"),
             ({"log_every": 0}, "log_every"),
+            ({"warmup": -1.0}, "warmup must be a number of epochs"),
+            ({"warmup": 3.0, "decay": "cosine"}, "leaves nothing of 3 to decay in"),
+            ({"divergence_warmup": math.inf}, "divergence_warmup"),
+            ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
+            ({"ema": 1.0}, "ema"),
+            ({"patience": 0}, "patience"),
+            ({"time_limit": 0.0}, "time_limit"),
+            ({"devices": 0}, "devices"),
+            ({"devices": 3}, "batch_size 8 cannot be shared out equally to 3 devices"),
+            ({"precision": "tf32"}, "tf32 is for CUDA devices"),
             ({"resume": "auto", "overwrite": True}, "contradict"),
             ({"accelerator": "cuda"}, "accelerator cuda"),
         ],
@@ -311,15 +305,174 @@ def test_precisions(options, tmp_path, precision):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
-def test_tensorboard(options, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+# What people expect of a trainer ------------------------------------------------------------------------------
 
-    out = train(out=tmp_path / "run", logger="tensorboard", **options)
-    events = EventAccumulator(str(out / "tensorboard"))
-    events.Reload()
-    logged = [e.value for e in events.Scalars("holdout_reconstruction")]
-    assert logged == pytest.approx([line["holdout_reconstruction"] for line in run.read_metrics(out)], rel=1e-6)
+
+def test_gradients_are_clipped_and_their_norm_is_logged_before(options, tmp_path):
+    """Adam's first steps do not depend on the length of the gradient, so that the optimizer's state is looked at."""
+    options |= {"epochs": 1, "batch_size": 48}
+    out = train(out=tmp_path / "run", gradient_clip=0.01, **options)
+    first_moment = load_file(out / "checkpoints" / "last" / "optimizer.safetensors")
+    norm = sum(v.square().sum() for k, v in first_moment.items() if k.endswith("exp_avg")).sqrt()
+    assert norm == pytest.approx(0.1 * 0.01, rel=1e-4)  # Adam's 1 - 0.9
+    assert run.read_metrics(out)[0]["gradient_norm"] > 1
+
+
+def test_the_learning_rate_warms_up_and_decays(options, tmp_path):
+    out = train(out=tmp_path / "run", warmup=1, decay="cosine", log_every=1, **options)
+    rates = [line["learning_rate"] for line in run.read_metrics(out) if "epoch" not in line]
+    rise = [3e-4 * (k + 0.5) / 6 for k in range(6)]
+    fall = [3e-4 * (1 + math.cos(math.pi * (k + 0.5) / 12)) / 2 for k in range(12)]
+    assert rates == pytest.approx(rise + fall)
+
+
+def test_a_resumed_cosine_needs_the_same_end(options, tmp_path):
+    out = train(out=tmp_path / "run", decay="cosine", **options | {"epochs": 2})
+    with pytest.raises(RunError, match="epochs: 2 in the run, 3 now"):
+        train(out=out, decay="cosine", resume="auto", **options)
+
+
+@pytest.mark.parametrize("family", [SmallEVAE, partial(GaussianVAE, latent_dim=2)])
+def test_the_divergence_warms_up(options, tmp_path, family):
+    out = train(out=tmp_path / "run", divergence_warmup=2, log_every=1, **options | {"model": family, "epochs": 4})
+    lines = [line for line in run.read_metrics(out) if "epoch" not in line]
+    divergence = "penalty" if family is SmallEVAE else "kl"
+    warmth = [min(1.0, (k + 0.5) / 12) for k in range(24)]
+    assert [line["warmth"] for line in lines] == pytest.approx(warmth)
+    # Lines hold means over the epoch so far: the first of each epoch is one step.
+    for line, warm in list(zip(lines, warmth, strict=True))[::6]:
+        assert line["loss"] == pytest.approx(line["reconstruction"] + warm * line[divergence], rel=1e-5)
+    epochs = [line for line in run.read_metrics(out) if "epoch" in line]
+    for line in epochs:  # held-out losses can be compared with one another
+        assert line["holdout_loss"] == pytest.approx(line["holdout_reconstruction"] + line[f"holdout_{divergence}"])
+
+
+def test_the_average_is_the_model_and_is_resumed(options, tmp_path, monkeypatch):
+    out = train(out=tmp_path / "whole", ema=0.9, log_every=1, **options)
+    raw = weights(out / "checkpoints" / "last")
+    assert not same(weights(out), raw)
+    restore = interrupt_at(monkeypatch, 8)
+    with pytest.raises(InterruptedRun):
+        train(out=tmp_path / "parts", ema=0.9, log_every=1, **options)
+    restore()
+    assert same_run(out, train(out=tmp_path / "parts", ema=0.9, log_every=1, resume="auto", **options))
+
+
+def test_the_average_is_exponential(options, tmp_path):
+    """Of two steps: 0.9 times the weights after the first, and 0.1 times those after the second."""
+    options |= {"batch_size": 24}
+    one = train(out=tmp_path / "one", **options | {"epochs": 1})
+    first, second = [], []
+    original = fit._step
+
+    def step(loop, *args):
+        terms = original(loop, *args)
+        (second if first else first).append({k: v.clone() for k, v in loop.network.state_dict().items()})
+        return terms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_step", step)
+        out = train(out=tmp_path / "run", ema=0.9, **options | {"epochs": 1})
+    assert same(weights(one), weights(out / "checkpoints" / "last"))
+    for name, value in weights(out).items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.9 * first[0][name] + 0.1 * second[0][name])
+
+
+def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, monkeypatch, capsys):
+    losses = iter([1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0])
+    original = fit._validate
+    monkeypatch.setattr(fit, "_validate", lambda *args: original(*args) | {"holdout_loss": next(losses)})
+    options |= {"epochs": 8}
+    out = train(out=tmp_path / "run", patience=2, warmup=2, **options)
+    epochs = [line["epoch"] for line in run.read_metrics(out)]
+    assert epochs == [1, 2, 3, 4, 5, 6]  # the best after the warm-up is the fourth, and two follow it
+    assert "trained for 6 epochs, 2 of them without a lower hold-out loss" in " ".join(capsys.readouterr().err.split())
+    best = out / "checkpoints" / "best"
+    assert run.read_metrics(best)[-1]["epoch"] == 4
+    assert isinstance(VAE.from_pretrained(best), SmallEVAE)
+    train(out=out, patience=2, warmup=2, resume="auto", **options)  # is over, and stays so
+    assert [line["epoch"] for line in run.read_metrics(out)] == epochs
+
+
+def poisoned(monkeypatch, bad_step):
+    """Not a number in the images of one step of the first epoch."""
+    original = Feed.__call__
+
+    def call(self, epoch, step):
+        images = original(self, epoch, step)
+        return images * math.nan if (epoch, step) == (0, bad_step) else images
+
+    monkeypatch.setattr(Feed, "__call__", call)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(options, tmp_path, monkeypatch):
+    out = train(out=tmp_path / "run", **options | {"epochs": 1})
+    before = weights(out / "checkpoints" / "last")
+    original = Feed.__call__
+    monkeypatch.setattr(
+        Feed, "__call__", lambda self, epoch, step: original(self, epoch, step) * (math.nan if step == 3 else 1)
+    )
+    expected = batch_indices(0, 1, 3, 48, 8)
+    message = rf"at step 10: its reconstruction is nan for the batch of training images {expected[0]}, .*nonfinite.json"
+    with pytest.raises(DivergedError, match=message):
+        train(out=out, resume="auto", **options)
+    report = json.loads((out / "nonfinite.json").read_text())
+    assert report["images"] == expected.tolist()
+    assert (report["step"], report["epoch"], report["term"]) == (10, 2, "reconstruction")
+    assert same(before, weights(out / "checkpoints" / "last"))
+    assert len(run.read_metrics(out)) == 1
+
+
+def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch):
+    poisoned(monkeypatch, 2)
+    out = train(out=tmp_path / "run", on_nonfinite="skip", **options)
+    lines = run.read_metrics(out)
+    assert [line["skipped_steps"] for line in lines] == [1, 1, 1]
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    assert all(torch.isfinite(value).all() for value in weights(out).values())
+    steps = load_file(out / "checkpoints" / "last" / "optimizer.safetensors")["0.step"]
+    assert steps == 17
+
+
+def test_every_step_of_an_epoch_is_skipped(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(Feed, "__call__", lambda self, epoch, step: torch.full((8, 1, 16, 16), math.nan))
+    with pytest.raises(DivergedError, match="no loss of this epoch is finite"):
+        train(out=tmp_path / "run", on_nonfinite="skip", **options)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory(options, tmp_path, monkeypatch, error):
+    def step(*args):
+        raise error
+
+    monkeypatch.setattr(fit, "_step", step)
+    with pytest.raises(ConfigError, match="out of memory with batches of 8 images: lower --batch_size"):
+        train(out=tmp_path / "run", **options)
+
+
+def test_images_larger_than_a_gpu_are_read_ahead(blobs):
+    """The same batches as without."""
+    images = open_store(blobs, 16).train
+    plain, ahead = (Feed(images, torch.device("cpu"), 8, seed=3) for _ in range(2))
+    ahead._reader = ThreadPoolExecutor(1)
+    for epoch, step in [(0, 0), (0, 1), (0, 5), (1, 0), (1, 1)]:
+        assert torch.equal(plain(epoch, step), ahead(epoch, step))
+
+
+def test_resident_images(blobs):
+    images = open_store(blobs, 16).train
+    plain, resident = (Feed(images, torch.device("cpu"), 8, seed=3, rank=1, world_size=2) for _ in range(2))
+    resident._resident = torch.from_numpy(images.images.copy())
+    for epoch, step in [(0, 0), (0, 5), (1, 0)]:
+        assert torch.equal(plain(epoch, step), resident(epoch, step))
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -49,6 +50,12 @@ class ImageSet:
     @cached_property
     def images(self) -> NDArray[np.uint8]:
         return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)
+
+    def release(self) -> None:
+        """Hand back the memory of the pages that were read; the system keeps them as long as it has room."""
+        mapped: object = self.images.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

@@ -58,12 +58,12 @@ class Objective(ABC):
         """The divergence of each latent, shape (N, d), where ``divergence`` is a sum over latents; else None."""
         return None
 
-    def __call__(self, model: "VAE", images: Tensor) -> Terms:
-        """The terms of images (N, C, H, W), with one posterior sample an image."""
+    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
+        """The terms of images (N, C, H, W), with one posterior sample an image; ``weight`` is times ``warmth``."""
         q = model.posterior(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = self.divergence(model, q)
-        return Terms(reconstruction, divergence, (reconstruction + self.weight * divergence).mean())
+        return Terms(reconstruction, divergence, (reconstruction + warmth * self.weight * divergence).mean())
 
 
 @dataclass
@@ -129,14 +129,14 @@ class VampElbo(Objective):
         """An unbiased estimate of KL(q‖p)."""
         return monte_carlo_kl(q, model.prior())
 
-    def __call__(self, model: "VAE", images: Tensor) -> Terms:
+    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
         """The terms of images (N, C, H, W), with one posterior sample for each of the two."""
         model.check_images(images)
         assert isinstance(model.prior, VampPrior)
         q, prior = model.prior.beside(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = monte_carlo_kl(q, prior)
-        return Terms(reconstruction, divergence, (reconstruction + divergence).mean())
+        return Terms(reconstruction, divergence, (reconstruction + warmth * divergence).mean())
 
 
 @dataclass
@@ -155,18 +155,22 @@ class ImportanceWeighted(Elbo):
     samples: int = 5
     gradient: IwaeGradient = "standard"
 
-    def __call__(self, model: "VAE", images: Tensor) -> Terms:
-        """The terms of images (N, C, H, W), with k posterior samples an image."""
+    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
+        """The terms of images (N, C, H, W), with k posterior samples an image.
+
+        During a warm-up the weights are p(x|z)·(p(z)/q(z|x))^warmth: no bound then.
+        """
         q = model.posterior(images)
         z = q.rsample((self.samples,))  # (k, N, d)
         doubly = self.gradient == "doubly-reparameterised"
         likelihood = model.likelihood(z.flatten(0, 1))
         repeated = images.repeat(self.samples, *[1] * (images.ndim - 1))
         log_likelihood = likelihood.log_prob(repeated).unflatten(0, (self.samples, len(images)))  # (k, N)
-        log_weights = log_likelihood + model.prior().log_prob(z) - (_constant(q) if doubly else q).log_prob(z)
+        log_ratio = model.prior().log_prob(z) - (_constant(q) if doubly else q).log_prob(z)
+        log_weights = log_likelihood + warmth * log_ratio
         if doubly and z.requires_grad:  # the gradient passes with the weights squared
             shares = log_weights.detach().softmax(0).unsqueeze(-1)
-            z.register_hook(lambda gradient: shares * gradient)
+            z.register_hook(lambda gradient: (1 - warmth + warmth * shares) * gradient)
         bound = torch.logsumexp(log_weights, 0) - math.log(self.samples)
         return Terms(-log_likelihood.mean(0), self.divergence(model, q), -bound.mean())
 

@@ -9,11 +9,12 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from evae.errors import ConfigError, RunError
+from evae.files import write_atomically
 from evae.models.objectives import Objective, Terms
 
 Latents = Literal["sample", "mean"]
@@ -85,9 +86,9 @@ class VAE(
         p: Distribution = self.pixels(maps.to(torch.promote_types(maps.dtype, torch.float32)))
         return p
 
-    def forward(self, images: Tensor) -> Terms:
-        """The objective's terms for images (N, C, H, W)."""
-        return self.objective(self, images)
+    def forward(self, images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
+        """The objective's terms for images (N, C, H, W); during a warm-up its divergence counts ``warmth`` of 1."""
+        return self.objective(self, images, warmth)
 
     def centre(self, q: Distribution) -> Tensor:
         """The point (N, d) that stands for a posterior: its mean, or on a sphere its mean direction."""
@@ -124,9 +125,9 @@ class VAE(
     # Saving and loading: safetensors and JSON, nothing that is executed -------------------------------------
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_file(state_tensors(self), save_directory / WEIGHTS)
+        write_atomically(save_directory / WEIGHTS, save(state_tensors(self)))
         config = {"model": type(self).__name__, **self.hyperparameters}
-        (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        write_atomically(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(

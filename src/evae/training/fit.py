@@ -1,50 +1,49 @@
-"""Training: model and batches to a run folder. Reads from top to bottom: ``train``, ``fit``, one epoch, one step."""
+"""The loop: model and batches to a run folder. Reads from top to bottom: ``fit``, one epoch, one step."""
 
+import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from inspect import signature
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.logger import Logger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evae import figures
 from evae.console import console, progress
-from evae.data import ImageSet, Store, batch_indices, open_store, to_float
-from evae.data.batches import usable_seed
-from evae.data.sources import BUILT_IN
-from evae.data.store import OnBadImage
+from evae.data import ImageSet, Store, to_float
 from evae.errors import ConfigError, EvaeError
-from evae.models import EVAE, VAE
+from evae.files import write_atomically
+from evae.models import VAE
 from evae.training import run
+from evae.training.distributed import SharedNoise
+from evae.training.feed import Feed
+from evae.training.loggers import Log
+from evae.training.recipe import Recipe
 from evae.training.run import Progress
+from evae.training.stops import Stops, described, exit_code, noted_stops
 
-ImageShape = tuple[int, int, int]
-Precision = Literal["32-true", "bf16-mixed", "64-true"]
-
+_READ_SECONDS = 0.2  # one process reads its losses so often; until then no step waits for the one before it
+_READ_STEPS = 20  # several processes read theirs together
 _FIGURE_SECONDS = 30.0  # at most one set of figures in so much time, besides the last
 
 
 class InterruptedRun(EvaeError):
     """Training was asked to stop and has saved its state."""
 
-    def __init__(self, signum: int, folder: Path, step: int) -> None:
-        self.exit_code = 128 + signum
-        name = signal.Signals(signum).name
+    def __init__(self, reason: int, folder: Path, step: int) -> None:
+        self.exit_code = exit_code(reason)
         super().__init__(
-            f"stopped by {name} at step {step} of {folder}; to go on, give it --resume auto, no --overwrite"
+            f"stopped by {described(reason)} at step {step} of {folder}; "
+            "to go on, give it --resume auto, no --overwrite"
         )
 
 
@@ -52,149 +51,33 @@ class DivergedError(EvaeError):
     """The loss is not finite any more."""
 
 
-def train(
-    data: str,
-    out: Path,
-    model: Callable[[ImageShape], VAE] = EVAE,
-    epochs: int = 50,
-    batch_size: int = 100,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
-    image_size: int | None = None,
-    crop: int | None = None,
-    on_bad_image: OnBadImage = "skip",
-    resume: Literal["auto"] | None = None,
-    overwrite: bool = False,
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    precision: Precision = "32-true",
-    logger: Literal["tensorboard"] | None = None,
-    log_every: int | None = None,
-) -> Path:
-    """Train a model on images and leave all of it in a run folder.
-
-    Args:
-        data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of
-            images, parquet or arrow files, or an .npz or .npy file.
-        out: the run folder to write.
-        model: the family and its hyperparameters, e.g. --model EVAE --model.latent_dim 64.
-        epochs: passes over the training images (those of the last incomplete batch wait for another epoch).
-        batch_size: images in a step; also eq. (10)'s M of an EVAE, unless --model.n is given.
-        learning_rate: of Adam.
-        seed: of the weights, the order of the images and the posterior's samples.
-        image_size: height and width to resize to; default: 64 for folders and images above 32 pixels, else 32.
-        crop: side of the centre crop in the images' own pixels; default: the largest square (celeba: 140).
-        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
-        resume: auto continues the run in --out from its last checkpoint, if there is one.
-        overwrite: replace the run in --out.
-        accelerator: where to compute.
-        precision: of the arithmetic; posteriors and losses are float32 at least.
-        logger: also log to TensorBoard, in the run folder (needs evae[tensorboard]).
-        log_every: also log every so many steps, beside every epoch.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        DataError: the images cannot be used.
-        ConfigError: a setting cannot work.
-        RunError: the run folder cannot be created, written or resumed.
-        InterruptedRun: SIGINT or SIGTERM came; the state is saved.
-        DivergedError: the loss is not finite any more; the checkpoint before is kept.
-    """
-    settings = {k: v for k, v in locals().items() if k not in ("model", "resume", "overwrite")}
-    _check_settings(epochs, batch_size, learning_rate, seed, log_every)
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite contradict each other")
-    out = Path(out)
-    store = open_store(data, image_size, crop, on_bad_image)
-    if data not in BUILT_IN and Path(data).expanduser().exists():  # to be found again from elsewhere
-        settings["data"] = str(Path(data).expanduser().resolve())
-    if batch_size > len(store.train):
-        raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
-
-    fabric = _fabric(accelerator, precision, logger, out)
-    torch.manual_seed(seed)
-    network = _build(model, store.image_shape, batch_size)
-    network.initialise(partial(_drawn, store.train, seed))
-    config = _resolved(settings, network, store)
-    with run.locked(out):
-        if resume and (out / run.CONFIG).exists():
-            run.check_same_settings(out, config)
-            run.write_config(out, config)
-        else:
-            run.create(out, config, overwrite)
-        fit(fabric, network, store, out, epochs, batch_size, learning_rate, seed, log_every)
-    console.print(f"{out}: trained for {epochs} epochs; evae evaluate {out} measures it", soft_wrap=True)
-    return out
-
-
-def _check_settings(epochs: int, batch_size: int, learning_rate: float, seed: int, log_every: int | None) -> None:
-    for name, value in {"epochs": epochs, "batch_size": batch_size, "log_every": log_every}.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
-    if not 0 < learning_rate <= 1e3:
-        raise ConfigError(f"learning_rate must be positive and at most 1000, not {learning_rate}")
-    usable_seed(seed)
-
-
-def _fabric(accelerator: str, precision: Precision, logger: str | None, out: Path) -> Fabric:
-    loggers: list[Logger] = []
-    if logger == "tensorboard":
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        try:
-            loggers.append(TensorBoardLogger(out, name="tensorboard", version=""))
-        except ModuleNotFoundError as error:
-            raise ConfigError("--logger tensorboard needs the extra: pip install 'evae[tensorboard]'") from error
-    try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
-    except RuntimeError as error:
-        raise ConfigError(f"--accelerator {accelerator}: {error}") from error
-
-
-def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) -> VAE:
-    """The model, with the global batch size as eq. (10)'s M where it has one and leaves it open."""
-    n = signature(model).parameters.get("n")
-    return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
-
-
-def _drawn(images: ImageSet, seed: int, count: int) -> Tensor:
-    """So many different images, chosen by the seed."""
-    if count > len(images):
-        raise ConfigError(f"the model starts from {count} training images; there are only {len(images)}")
-    chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    return to_float(images.images[np.sort(chosen)], torch.device("cpu"))
-
-
-def _resolved(settings: dict[str, Any], model: VAE, store: Store) -> dict[str, Any]:
-    """The settings as plain values, enough to run the command again."""
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    family = type(model)
-    arguments = {k: v for k, v in model.hyperparameters.items() if k != "image_shape"}
-    module = "evae" if family.__module__.startswith("evae.") else family.__module__
-    described = {"class_path": f"{module}.{family.__qualname__}", "init_args": arguments}
-    transform = {"image_size": store.transform["size"], "crop": store.transform["crop"]}
-    first = {k: plain.pop(k) for k in ("data", "out")}
-    return {**first, "model": described, **plain, **transform}
-
-
-# The loop ----------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Loop:
     """What every step needs."""
 
     fabric: Fabric
-    model: Any  # the VAE as Fabric wraps it
+    network: VAE
+    model: nn.Module  # the network as Fabric wraps it
     optimizer: Optimizer
-    images: ImageSet
-    batch_size: int
-    seed: int
+    average: AveragedModel | None
+    feed: Feed
+    recipe: Recipe
+    out: Path
+    noise: AbstractContextManager[object]
+    rank_seed: tuple[int, ...]  # for noise that is not shared between processes
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.images) // self.batch_size
+        return self.feed.steps_per_epoch
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("loss", "reconstruction", self.network.objective.divergence_name, "gradient_norm")
+
+    @property
+    def result(self) -> VAE:
+        """What is evaluated and saved as the model."""
+        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
 
     @property
     def sum_type(self) -> torch.dtype:
@@ -206,87 +89,236 @@ def fit(
     network: VAE,
     store: Store,
     out: Path,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    log_every: int | None = None,
-) -> None:
-    """Train ``network`` to the end of ``epochs``, from the last checkpoint in ``out`` if there is one."""
+    recipe: Recipe,
+    compiled: bool = False,
+    logger: AbstractContextManager[Log] | None = None,
+) -> Progress:
+    """Train ``network`` to the end of the recipe, from the last checkpoint in ``out`` if there is one.
+
+    Returns:
+        How far it came: to the last epoch, or to where patience ended.
+
+    Raises:
+        InterruptedRun: a signal came or the time limit; the state is saved.
+        DivergedError: the loss is not finite any more; the checkpoint before is kept.
+        RunError: the run folder cannot be read or written.
+        ConfigError: there is not enough memory.
+    """
+    loop = _loop(fabric, network, store, out, recipe, compiled)
+    state = _resumed(loop, store.fingerprint)
+    total = recipe.epochs * loop.steps_per_epoch
+    figures_at = time.monotonic()
+    with (
+        noted_stops(recipe.time_limit) as stops,
+        _memory_hint(recipe.batch_size),
+        logger or nullcontext(lambda line, step: None) as log,
+        progress("{task.fields[terms]}", "{task.fields[speed]}") as bar,
+    ):
+        task = bar.add_task("training", total=total, completed=state.step, terms="", speed="")
+        while state.step < total and not _out_of_patience(recipe, state):
+            epoch = state.step // loop.steps_per_epoch
+            for line, reason in _epoch(loop, state, stops):
+                bar.update(task, completed=state.step, **_shown(line, epoch + 1, recipe.epochs))
+                if recipe.log_every and state.step % recipe.log_every == 0:
+                    _log(loop, log, {"step": state.step, **line}, state)
+                if reason and state.step % loop.steps_per_epoch:  # a finished epoch is measured first
+                    _save(loop, state)
+                    raise InterruptedRun(reason, out, state.step)
+            line |= _validate(loop, store.holdout)
+            _check_finite(line, state.step)
+            _log(loop, log, {"epoch": epoch + 1, "step": state.step, **line}, state)
+            _print_epoch(epoch + 1, recipe.epochs, line)
+            _keep_best(loop, state, epoch + 1, line["holdout_loss"])
+            state.start_epoch()
+            _save(loop, state)
+            if time.monotonic() - figures_at > _FIGURE_SECONDS and state.step < total:
+                _draw(loop, store.holdout)
+                figures_at = time.monotonic()
+            if reason and state.step < total:
+                raise InterruptedRun(reason, out, state.step)
+    if fabric.is_global_zero:
+        run.save_model(out, loop.result)  # again, in case the process died before it the last time
+        _draw(loop, store.holdout)
+    fabric.barrier()
+    return state
+
+
+def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe, compiled: bool) -> _Loop:
     # The layout in which convolutions are fastest: 1.2 times on CPU for Appendix C.1's networks.
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model, optimizer = fabric.setup(network, Adam(network.parameters(), lr=learning_rate))
-    loop = _Loop(fabric, model, optimizer, store.train, batch_size, seed)
-    state = run.load_checkpoint(out, network, optimizer, store.fingerprint) or Progress(store.fingerprint)
-    run.truncate_metrics(out, state)
-    checkpoint = partial(run.save_checkpoint, out, network, optimizer, state)
-    figures_at = time.monotonic()
-
-    with _signals() as received, progress("{task.fields[terms]}", "{task.fields[speed]}") as bar:
-        total = epochs * loop.steps_per_epoch
-        task = bar.add_task("training", total=total, completed=state.step, terms="", speed="")
-        while state.step < total:
-            epoch = state.step // loop.steps_per_epoch
-            for line in _epoch(loop, state, log_every):
-                bar.update(task, completed=state.step, **_shown(line, epoch + 1, epochs))
-                if log_every and state.step % log_every == 0:
-                    _log(fabric, out, {"step": state.step, **line}, state)
-                if received and state.step % loop.steps_per_epoch:  # a finished epoch is measured first
-                    checkpoint()
-                    raise InterruptedRun(received[0], out, state.step)
-            line |= _validate(loop, network, store.holdout)
-            _finite(list(line.values()), state.step)
-            _log(fabric, out, {"epoch": epoch + 1, "step": state.step, **line}, state)
-            _print_epoch(epoch + 1, epochs, line)
-            state.sums, state.training_seconds = [], 0.0
-            checkpoint()
-            if state.step == total or time.monotonic() - figures_at > _FIGURE_SECONDS:
-                _draw(fabric, network, store.holdout, out)
-                figures_at = time.monotonic()
-            if received and state.step < total:
-                raise InterruptedRun(received[0], out, state.step)
+    network.to(fabric.device)
+    optimizer = Adam(network.parameters(), lr=recipe.learning_rate, fused=fabric.device.type in ("cpu", "cuda"))
+    module: nn.Module = network
+    if compiled:
+        mode = "reduce-overhead" if fabric.device.type == "cuda" else None
+        module = torch.compile(network, mode=mode)  # type: ignore[assignment]
+    model, wrapped = fabric.setup(module, optimizer)
+    average = None
+    if recipe.ema is not None:
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    rank, world_size = fabric.global_rank, fabric.world_size
+    feed = Feed(store.train, fabric.device, recipe.batch_size, recipe.seed, rank, world_size)
+    shared = world_size > 1 and not compiled  # compiled code draws its random numbers by itself
+    noise = SharedNoise(recipe.batch_size // world_size, rank, world_size) if shared else nullcontext()
+    rank_seed = (rank,) if world_size > 1 and compiled else ()
+    return _Loop(fabric, network, model, wrapped, average, feed, recipe, out, noise, rank_seed)
 
 
-def _epoch(loop: _Loop, state: Progress, log_every: int | None) -> Iterator[dict[str, float]]:
-    """Take the (remaining) steps of one epoch; now and then, and after the last, yield its means so far."""
+def _resumed(loop: _Loop, images: str) -> Progress:
+    """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
+    state = run.load_checkpoint(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
+    loop.fabric.barrier()
+    if loop.fabric.is_global_zero:
+        run.truncate_metrics(loop.out, state)
+    return state
+
+
+def _out_of_patience(recipe: Recipe, state: Progress) -> bool:
+    return recipe.patience is not None and state.epochs_since_best >= recipe.patience
+
+
+def _epoch(loop: _Loop, state: Progress, stops: Stops) -> Iterator[tuple[dict[str, float], int]]:
+    """Take the (remaining) steps of one epoch; now and then, and after the last, yield its means and a reason to stop.
+
+    The terms of each step stay on the device until they are read.
+    """
     loop.model.train()
-    names = ("loss", "reconstruction", loop.model.objective.divergence_name)
-    # On the device, so that no step waits for the one before it to be read.
-    sums = torch.tensor(state.sums or [0.0] * len(names), dtype=loop.sum_type, device=loop.fabric.device)
+    log_every = loop.recipe.log_every
     epoch, done = divmod(state.step, loop.steps_per_epoch)
-    shown = started = time.monotonic()
+    unread: list[Tensor] = []
+    read_at = time.monotonic()
     for step in range(done, loop.steps_per_epoch):
-        sums += _step(loop, epoch, step)
+        terms = _step(loop, epoch, step)
         state.step += 1
-        now = time.monotonic()
+        unread.append(terms)
         last = step + 1 == loop.steps_per_epoch
-        if last or now - shown > 0.2 or (log_every and state.step % log_every == 0):
-            state.training_seconds, started, shown = state.training_seconds + now - started, now, now
-            state.sums = _finite(sums.tolist(), state.step)
-            speed = (step + 1) * loop.batch_size / state.training_seconds
-            means = {name: value / (step + 1) for name, value in zip(names, state.sums, strict=True)}
-            yield means | {"images_per_second": speed, "seconds": state.training_seconds}
+        logged = log_every is not None and state.step % log_every == 0
+        if last or logged or _read_is_due(loop, state.step, read_at):
+            rows, reason = _read(loop, unread, stops())
+            _add(loop, state, rows, epoch)
+            now = time.monotonic()
+            state.training_seconds, read_at, unread = state.training_seconds + now - read_at, now, []
+            loop.feed.images.release()
+            yield _means(loop, state, step + 1), reason
+
+
+def _read_is_due(loop: _Loop, step: int, read_at: float) -> bool:
+    if loop.fabric.world_size > 1:  # at the same step in each process
+        return step % _READ_STEPS == 0
+    return time.monotonic() - read_at > _READ_SECONDS
+
+
+def _read(loop: _Loop, unread: list[Tensor], reason: int) -> tuple[list[list[float]], int]:
+    """The terms of each step and the reason to stop, the same in all processes."""
+    terms = torch.stack(unread)
+    if loop.fabric.world_size > 1:
+        terms = loop.fabric.all_reduce(terms, reduce_op="mean")  # type: ignore[assignment]
+        own = torch.tensor(reason, device=loop.fabric.device)
+        reason = int(loop.fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
+    return terms.tolist(), reason
+
+
+def _add(loop: _Loop, state: Progress, rows: list[list[float]], epoch: int) -> None:
+    """Add to the epoch's sums, step by step, so that they do not depend on when they were read."""
+    state.sums = state.sums or [0.0] * len(loop.term_names)
+    first = state.step - len(rows)
+    for number, row in enumerate(rows, first):
+        if all(map(math.isfinite, row)):
+            state.sums = [a + b for a, b in zip(state.sums, row, strict=True)]
+        elif loop.recipe.on_nonfinite == "skip":
+            state.skipped += 1
+            state.skipped_in_epoch += 1
+        else:
+            _diverged(loop, epoch, number, row)
+
+
+def _means(loop: _Loop, state: Progress, steps: int) -> dict[str, float]:
+    """The line of an epoch so far."""
+    counted = steps - state.skipped_in_epoch
+    if not counted:
+        raise DivergedError(f"no loss of this epoch is finite, at step {state.step}; what was saved is kept")
+    at = (state.step - 0.5) / loop.steps_per_epoch
+    line = {name: value / counted for name, value in zip(loop.term_names, state.sums, strict=True)}
+    line["learning_rate"] = loop.recipe.learning_rate_at(at)
+    if loop.recipe.divergence_warmup:
+        line["warmth"] = loop.recipe.warmth_at(at)
+    if state.skipped:
+        line["skipped_steps"] = state.skipped
+    speed = steps * loop.recipe.batch_size / state.training_seconds
+    return line | {"images_per_second": speed, "seconds": state.training_seconds}
 
 
 def _step(loop: _Loop, epoch: int, step: int) -> Tensor:
-    """One optimizer step on one batch; everything random in it is a function of (seed, epoch, step)."""
-    torch.manual_seed(_noise_seed(loop.seed, epoch, step))
-    indices = batch_indices(loop.seed, epoch, step, len(loop.images), loop.batch_size)
-    images = to_float(loop.images.images[indices], loop.fabric.device)  # (N, C, H, W)
-    terms = loop.model(images)
-    loop.optimizer.zero_grad()
+    """One optimizer step on one batch; everything random in it is a function of (seed, epoch, step).
+
+    Returns:
+        Loss, reconstruction, divergence and the norm of the gradient, on the device.
+    """
+    recipe, optimizer = loop.recipe, loop.optimizer
+    at = epoch + (step + 0.5) / loop.steps_per_epoch
+    torch.manual_seed(_noise_seed(recipe.seed, epoch, step, *loop.rank_seed))
+    images = loop.feed(epoch, step)
+    cautious = recipe.on_nonfinite == "skip"
+    buffers = [buffer.clone() for buffer in loop.network.buffers()] if cautious else []
+    with loop.noise:
+        terms = loop.model(images, *_warmth(recipe, at, images.device))
+    optimizer.zero_grad()
     loop.fabric.backward(terms.loss)
-    loop.optimizer.step()
-    return torch.stack([terms.loss, terms.reconstruction.mean(), terms.divergence.mean()]).detach()
+    parameters = [p for p in loop.network.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    shown = torch.stack([terms.loss, terms.reconstruction.mean(), terms.divergence.mean(), norm]).detach()
+    if cautious and not _all_finite(loop, shown):
+        for buffer, before in zip(loop.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        return shown
+    if recipe.gradient_clip is not None:
+        clip_grads_with_norm_(parameters, recipe.gradient_clip, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate_at(at)
+    optimizer.step()
+    if loop.average is not None:
+        loop.average.update_parameters(loop.network)
+    return shown
 
 
-def _finite(terms: list[float], step: int) -> list[float]:
-    """The terms, if all are numbers; before they are written or a checkpoint is made of what led to them."""
-    if not all(map(math.isfinite, terms)):
+def _warmth(recipe: Recipe, epoch: float, device: torch.device) -> tuple[Tensor, ...]:
+    """As a tensor, so that compiled code takes every value; nothing where there is no warm-up."""
+    return (torch.full((), recipe.warmth_at(epoch), device=device),) if recipe.divergence_warmup else ()
+
+
+def _all_finite(loop: _Loop, terms: Tensor) -> bool:
+    """Whether the terms are finite in every process; waits for the device."""
+    finite = terms.isfinite().all().float()
+    if loop.fabric.world_size > 1:
+        finite = loop.fabric.all_reduce(finite, reduce_op="min")  # type: ignore[assignment]
+    return bool(finite)
+
+
+def _diverged(loop: _Loop, epoch: int, number: int, row: list[float]) -> None:
+    """Say which step, term and images it was, before anything is saved of what it led to."""
+    step = number % loop.steps_per_epoch
+    values = dict(zip(loop.term_names, map(str, row), strict=True))
+    broken = [name for name, value in zip(loop.term_names, row, strict=True) if not math.isfinite(value)]
+    # The loss is the sum of the others: it is named where it alone is broken.
+    term = next((name for name in broken if name not in ("loss", "gradient_norm")), broken[0])
+    indices = loop.feed.indices(epoch, step)
+    report = {"step": number + 1, "epoch": epoch + 1, "term": term, "terms": values, "images": indices.tolist()}
+    if loop.fabric.is_global_zero:
+        write_atomically(loop.out / run.NONFINITE, json.dumps(report, indent=2) + "\n")
+    raise DivergedError(
+        f"the loss is not finite at step {number + 1}: its {term.replace('_', ' ')} is {values[term]} for the batch of "
+        f"training images {', '.join(map(str, indices[:3]))}, ... (all in {loop.out / run.NONFINITE}); what was saved "
+        "is kept; try a lower --learning_rate, --gradient_clip 1 or --on_nonfinite skip"
+    )
+
+
+def _check_finite(line: dict[str, float], step: int) -> None:
+    """Before a line is written or a checkpoint made of what led to it."""
+    broken = [name for name, value in line.items() if not math.isfinite(value)]
+    if broken:
         raise DivergedError(
-            f"the loss is not finite at step {step}; what was saved is kept; try a lower --learning_rate"
+            f"{broken[0]} is not finite at step {step}; what was saved is kept; try a lower --learning_rate"
         )
-    return terms
 
 
 def _noise_seed(*numbers: int) -> int:
@@ -294,29 +326,59 @@ def _noise_seed(*numbers: int) -> int:
 
 
 @torch.no_grad()
-def _validate(loop: _Loop, network: VAE, holdout: ImageSet) -> dict[str, float]:
-    """Means over the hold-out images of the loss and its terms."""
-    loop.model.eval()
-    torch.manual_seed(_noise_seed(loop.seed))
-    sums = torch.zeros(3, dtype=loop.sum_type, device=loop.fabric.device)
-    for start in range(0, len(holdout), loop.batch_size):
-        images = to_float(holdout.images[start : start + loop.batch_size], loop.fabric.device)
-        terms = loop.model(images)
+def _validate(loop: _Loop, holdout: ImageSet) -> dict[str, float]:
+    """Means over the hold-out images of the loss and its terms; processes take turns at the batches."""
+    network, fabric, size = loop.result.eval(), loop.fabric, loop.recipe.batch_size
+    sums = torch.zeros(3, dtype=loop.sum_type, device=fabric.device)
+    for number in range(fabric.global_rank, math.ceil(len(holdout) / size), fabric.world_size):
+        torch.manual_seed(_noise_seed(loop.recipe.seed, number))
+        images = _evaluated(loop, holdout.images[number * size : (number + 1) * size])
+        with fabric.autocast():
+            terms = network(images)
         sums += torch.stack([terms.loss * len(images), terms.reconstruction.sum(), terms.divergence.sum()])
-    names = ("loss", "reconstruction", network.objective.divergence_name)
-    return {f"holdout_{name}": mean for name, mean in zip(names, (sums / len(holdout)).tolist(), strict=True)}
+    if fabric.world_size > 1:
+        sums = fabric.all_reduce(sums, reduce_op="sum")  # type: ignore[assignment]
+    names = (f"holdout_{name}" for name in loop.term_names)
+    return dict(zip(names, (sums / len(holdout)).tolist(), strict=False))
 
 
-# What is shown and written -----------------------------------------------------------------------------------
+def _evaluated(loop: _Loop, images: Any) -> Tensor:
+    """Images in the network's own arithmetic."""
+    return to_float(images, loop.fabric.device).to(next(loop.network.parameters()).dtype)
 
 
-def _log(fabric: Fabric, out: Path, line: dict[str, float], state: Progress) -> None:
-    run.append_metrics(out, line, state)
-    fabric.log_dict({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=int(line["step"]))
+# What is written and shown -----------------------------------------------------------------------------------
+
+
+def _save(loop: _Loop, state: Progress) -> None:
+    if loop.fabric.is_global_zero:
+        run.save_checkpoint(loop.out, loop.network, loop.optimizer, state, loop.average)
+    loop.fabric.barrier()  # no process ends before it is saved
+
+
+def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
+    """Note the least hold-out loss of the epochs after the warm-ups, and save its model."""
+    if epoch <= loop.recipe.settled_epoch:
+        return
+    if state.best_loss is not None and loss >= state.best_loss:
+        state.epochs_since_best += 1
+        return
+    state.best_loss, state.epochs_since_best = loss, 0
+    if loop.fabric.is_global_zero:
+        run.save_best(loop.out, loop.result)
+
+
+def _log(loop: _Loop, log: Log, line: dict[str, float], state: Progress) -> None:
+    if loop.fabric.is_global_zero:
+        run.append_metrics(loop.out, line, state)
+        log({k: v for k, v in line.items() if k not in ("epoch", "step")}, int(line["step"]))
+
+
+_UNPRINTED = ("gradient_norm", "learning_rate", "images_per_second", "seconds")
 
 
 def _terms(line: dict[str, float]) -> str:
-    return "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("images_per_second", "seconds"))
+    return "  ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in _UNPRINTED)
 
 
 def _shown(line: dict[str, float], epoch: int, epochs: int) -> dict[str, Any]:
@@ -328,8 +390,11 @@ def _print_epoch(epoch: int, epochs: int, line: dict[str, float]) -> None:
     console.print(f"epoch {epoch}/{epochs}  {_terms(line)}  {line['images_per_second']:.0f} images/s", soft_wrap=True)
 
 
-def _draw(fabric: Fabric, network: VAE, holdout: ImageSet, out: Path) -> None:
+def _draw(loop: _Loop, holdout: ImageSet) -> None:
     """The run's figures so far: curves of every term, and hold-out images above their reconstructions."""
+    if not loop.fabric.is_global_zero:
+        return
+    network, out = loop.result.eval(), loop.out
     epochs = [line for line in run.read_metrics(out) if "epoch" in line]
     divergence = network.objective.divergence_name
     panels = {
@@ -342,32 +407,22 @@ def _draw(fabric: Fabric, network: VAE, holdout: ImageSet, out: Path) -> None:
         for title, panel in panels.items()
     }
     figures.save_curves(curves, "epoch", out / "figures" / "losses.png")
-    network.eval()
     shown = np.linspace(0, len(holdout) - 1, min(12, len(holdout))).astype(int)
-    images = to_float(holdout.images[shown], fabric.device).to(next(network.parameters()).dtype)
-    with fabric.autocast():
+    images = _evaluated(loop, holdout.images[shown])
+    with loop.fabric.autocast():
         rows = {"original": images, "reconstruction": network.reconstruct(images)}
     figures.save_rows(rows, out / "figures" / "reconstructions.png")
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        signal.signal(signum, before[signum])
-        console.print("stopping after this step; once more to stop at once")
-
-    for signum in before:
-        signal.signal(signum, note)
+def _memory_hint(batch_size: int) -> Iterator[None]:
+    """Say which option to lower where memory runs out."""
     try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"out of memory with batches of {batch_size} images: lower --batch_size or --image_size; "
+            "what was saved is kept"
+        ) from error

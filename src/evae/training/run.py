@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from evae.console import warn
 from evae.errors import RunError
@@ -33,9 +34,9 @@ from evae.files import write_atomically
 from evae.models import VAE
 from evae.models.vae import state_tensors
 
-CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+CONFIG, METRICS, CHECKPOINTS, NONFINITE = "config.yaml", "metrics.jsonl", "checkpoints", "nonfinite.json"
 _LOCK = ".lock"
-_STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+_STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
 
 @dataclass
@@ -48,6 +49,10 @@ class Progress:
         sums: sums of each logged term over the current epoch's steps so far.
         metrics_bytes: length of metrics.jsonl; what was written after it is written again.
         training_seconds: time spent on steps in the current epoch.
+        skipped: steps whose loss or gradient was not finite, since the start.
+        skipped_in_epoch: those of the current epoch.
+        best_loss: the least hold-out loss of an epoch so far; None before there is one.
+        epochs_since_best: epochs that were no better.
     """
 
     images: str
@@ -55,17 +60,28 @@ class Progress:
     sums: list[float] = field(default_factory=list)
     metrics_bytes: int = 0
     training_seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_epoch: int = 0
+    best_loss: float | None = None
+    epochs_since_best: int = 0
+
+    def start_epoch(self) -> None:
+        """Forget what was noted of the epoch before."""
+        self.sums, self.training_seconds, self.skipped_in_epoch = [], 0.0, 0
 
 
 # What training and evaluation write; --overwrite removes nothing else.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
-_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, "evaluation.json", "report.html", "figures", "tensorboard")
+_MADE_OF_IT = ("evaluation.json", "report.html", "figures", "tensorboard", NONFINITE)
+_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, *_MADE_OF_IT)
 
 
 # Starting a run ----------------------------------------------------------------------------------------------
 
-# Settings that may change between the parts of a run.
-_FREE = frozenset({"out", "epochs", "logger", "log_every"})
+# Settings that may change between the parts of a run: how long, where and how fast, not what.
+_FREE = frozenset({"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every"}) | frozenset(
+    {"accelerator", "devices", "num_nodes", "strategy", "compile"}
+)
 
 
 def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
@@ -133,7 +149,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_same_settings(folder: Path, config: dict[str, Any]) -> None:
     """Raise RunError, saying which differ, unless the run was started with the settings it is to be resumed with."""
     old, new = _flat(read_config(folder)), _flat(config)
-    differing = sorted(k for k in old.keys() | new.keys() if k.split(".")[0] not in _FREE and old.get(k) != new.get(k))
+    free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
+    differing = sorted(k for k in old.keys() | new.keys() if k.split(".")[0] not in free and old.get(k) != new.get(k))
     if differing:
         listed = "; ".join(f"{key}: {old.get(key)} in the run, {new.get(key)} now" for key in differing)
         raise RunError(f"{folder} was started with other settings ({listed}); use the same, or another --out")
@@ -191,8 +208,15 @@ def truncate_metrics(folder: Path, progress: Progress) -> None:
 # Checkpoints -------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, model: VAE, optimizer: Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, model: VAE, optimizer: Optimizer, progress: Progress, average: AveragedModel | None = None
+) -> None:
     """Write checkpoints/last and the model itself; the checkpoint before stays until the new one is complete.
+
+    Args:
+        folder: the run.
+        model, optimizer, progress: what training goes on from.
+        average: of the model's weights, where there is one; it is the model that is saved then.
 
     Raises:
         RunError: it cannot be written, because the disk is full, say.
@@ -204,24 +228,29 @@ def save_checkpoint(folder: Path, model: VAE, optimizer: Optimizer, progress: Pr
         for leftover in checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
-        _write_state(temporary, model, optimizer, progress)
+        _write_state(temporary, model, optimizer, progress, average)
         if last.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(last, previous)
         os.replace(temporary, last)
-        _save_model(folder, model)
+        save_model(folder, model if average is None else average.module)
     except (OSError, RunError) as error:
         for leftover in checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
         kept = "; the checkpoint before it is kept and --resume auto starts from it" if last.exists() else ""
-        raise RunError(
-            f"the checkpoint at step {progress.step} of {folder} could not be written ({reason}){kept}"
-        ) from error
+        raise RunError(f"no checkpoint of step {progress.step}: {_reason(error)}{kept}") from error
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, images: str) -> Progress | None:
-    """Put the newest whole checkpoint into model and optimizer; None where there is none.
+def _reason(error: OSError | RunError) -> str:
+    if isinstance(error, RunError):
+        return str(error)
+    return f"{error.filename or 'it'} could not be written ({error.strerror or error})"
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: Optimizer, images: str, average: AveragedModel | None = None
+) -> Progress | None:
+    """Put the newest whole checkpoint into model, optimizer and average; None where there is none.
 
     Raises:
         RunError: there are checkpoints, but none is whole, or they are of other images than those with
@@ -233,7 +262,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, images
         if not checkpoint.is_dir():
             continue
         try:
-            progress = _read_state(checkpoint, model, optimizer)
+            progress = _read_state(checkpoint, model, optimizer, average)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             errors.append(f"{checkpoint} is damaged ({str(error).splitlines()[0]})")
             continue
@@ -247,9 +276,13 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, images
     return None
 
 
-def _write_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+def _write_state(
+    checkpoint: Path, model: nn.Module, optimizer: Optimizer, progress: Progress, average: nn.Module | None
+) -> None:
     tensors, settings = _flatten_optimizer(optimizer)
     contents = {_MODEL: save(state_tensors(model)), _OPTIMIZER: save(tensors)}
+    if average is not None:
+        contents[_AVERAGE] = save(state_tensors(average))
     state = {
         "version": 1,
         "progress": asdict(progress),
@@ -262,15 +295,17 @@ def _write_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, progr
     write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
 
 
-def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> Progress:
+def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, average: nn.Module | None) -> Progress:
     state = _read_state_file(checkpoint)
-    contents = {name: (checkpoint / name).read_bytes() for name in (_MODEL, _OPTIMIZER)}
+    contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
     for name, content in contents.items():
         if _digest(content) != state["digests"][name]:
             raise ValueError(f"{name} is not what was written")
     progress = Progress(**state["progress"])
     model.load_state_dict(load(contents[_MODEL]))
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
+    if average is not None:
+        average.load_state_dict(load(contents[_AVERAGE]))
     return progress
 
 
@@ -316,9 +351,35 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def _save_model(folder: Path, model: VAE) -> None:
+def save_model(folder: Path, model: nn.Module) -> None:
     """save_pretrained, each file moved to its place when complete."""
     with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder / CHECKPOINTS) as temporary:
-        model.save_pretrained(temporary)
+        _save_pretrained(model, Path(temporary))
         for file in Path(temporary).iterdir():
             os.replace(file, folder / file.name)
+
+
+def save_best(folder: Path, model: nn.Module) -> None:
+    """Write checkpoints/best: a run folder in its own right, to be loaded, evaluated and sampled from.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    best = folder / CHECKPOINTS / "best"
+    try:
+        best.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(suffix=".tmp", dir=best.parent) as temporary:
+            complete = Path(temporary) / "best"
+            complete.mkdir()
+            _save_pretrained(model, complete)
+            for name in (CONFIG, METRICS):
+                shutil.copyfile(folder / name, complete / name)
+            shutil.rmtree(best, ignore_errors=True)
+            os.replace(complete, best)
+    except (OSError, RunError) as error:
+        raise RunError(f"{_reason(error)}; the last checkpoint is kept and --resume auto starts from it") from error
+
+
+def _save_pretrained(model: nn.Module, folder: Path) -> None:
+    assert isinstance(model, VAE)
+    model.save_pretrained(folder)

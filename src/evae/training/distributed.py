@@ -1,0 +1,126 @@
+"""What makes several processes train as one would."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+
+class SharedNoise(TorchDispatchMode):
+    """Random numbers for the rows of a batch as one process would draw them for all of it.
+
+    With the same seed in all processes each draws the noise of the whole batch and keeps that of its own rows, so
+    that a run does not depend on the number of its processes. (Samplers that reject proposals draw more or fewer
+    numbers for other rows: their draws are right, but not those of one process.)
+
+    Args:
+        rows: of the batch in each process; a random tensor's first dimension of this size is the batch.
+        rank, world_size: which of how many processes this is.
+    """
+
+    def __init__(self, rows: int, rank: int, world_size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows, self.rank, self.world_size = rows, rank, world_size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        whole = func(*tree_map(self._whole, args, is_leaf=_is_shape), **tree_map(self._whole, kwargs))
+        own = tree_map(self._own, whole)
+        if func._schema.is_mutable:  # an in-place sampler has filled a copy
+            return args[0].copy_(own)
+        return own
+
+    def _whole(self, value: Any) -> Any:
+        """A tensor, or the sizes of one, as they would be for the whole batch."""
+        if isinstance(value, Tensor) and self.rows in value.shape:
+            return torch.cat([value] * self.world_size, list(value.shape).index(self.rows))
+        if _is_shape(value) and self.rows in value:
+            at = list(value).index(self.rows)
+            return [*value[:at], self.rows * self.world_size, *value[at + 1 :]]
+        return value
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and self.rows * self.world_size in value.shape:
+            at = list(value.shape).index(self.rows * self.world_size)
+            return value.narrow(at, self.rank * self.rows, self.rows).clone()
+        return value
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(type(size) is int for size in value)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, of values and of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SynchronisedBatchNorm(_BatchNorm):
+    """Batch normalisation by the statistics of all processes' rows, each having as many; on CPU, too.
+
+    (torch.nn.SyncBatchNorm refuses tensors on a CPU.)
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        dims = [0, *range(2, input.ndim)]
+        shape = [1, -1, *[1] * (input.ndim - 2)]
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = values.numel() // values.shape[1] * dist.get_world_size()
+        mean = _total(values.sum(dims)) / count
+        centred = values - mean.view(shape)
+        variance = _total(centred.square().sum(dims)) / count
+        self._note(mean.detach(), variance.detach() * count / max(1, count - 1))
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
+
+    def _note(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+_total: Callable[[Tensor], Tensor] = _Sum.apply
+
+
+def synchronise_batch_norm(network: nn.Module) -> None:
+    """Let every batch normalisation in the network use the statistics of all processes; names of weights stay."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, SynchronisedBatchNorm):
+                other = SynchronisedBatchNorm(
+                    child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+                )
+                state = child.state_dict()
+                other.load_state_dict(state)
+                like = next((value for value in state.values() if value.is_floating_point()), torch.empty(0))
+                setattr(module, name, other.to(like.device, like.dtype))

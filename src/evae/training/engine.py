@@ -1,0 +1,58 @@
+"""Where and in which arithmetic to compute: Lightning Fabric's devices, processes and precisions, and compilation."""
+
+import os
+from typing import Literal, get_args
+
+import torch
+from lightning_fabric import Fabric
+
+from evae.console import console
+from evae.errors import ConfigError
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32-true", "tf32", "bf16-mixed", "64-true"]
+Strategy = Literal["auto", "ddp"]
+Compile = Literal["auto", "on", "off"]
+
+
+def open_fabric(
+    accelerator: Accelerator, devices: int, num_nodes: int, strategy: Strategy, precision: Precision
+) -> Fabric:
+    """The engine, its processes not yet started.
+
+    Raises:
+        ConfigError: there is no such device, or it cannot do what is asked for.
+    """
+    if devices < 1 or num_nodes < 1:
+        raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision="32-true" if precision == "tf32" else precision,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from error
+    if fabric.device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    elif precision == "tf32":
+        raise ConfigError(f"--precision tf32 is for CUDA devices, not for {fabric.device.type}")
+    return fabric
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes; known before the others are started, from what started this one."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    first = int(rank) == 0
+    console.quiet = not first
+    return first
+
+
+def compiles(choice: Compile, device: torch.device) -> bool:
+    """Whether to compile: by default on CUDA, where starting each kernel by itself is what limits small networks."""
+    return choice == "on" or (choice == "auto" and device.type == "cuda")

@@ -1,0 +1,73 @@
+"""Batches on the device: images travel as bytes and become numbers there."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evae.data import ImageSet, batch_indices, to_float
+
+
+class Feed:
+    """Batches of one split in the order of the seed; with several processes, each has its rows of the same batches.
+
+    On a GPU the images are copied there once if they take at most half of its free memory. Otherwise the next batch
+    is read while the device works on this one. On a CPU a batch is read when it is asked for.
+
+    Args:
+        images: the split.
+        device: where batches are wanted.
+        batch_size: over all processes.
+        seed: of the order.
+        rank, world_size: which of how many processes this is.
+    """
+
+    def __init__(
+        self, images: ImageSet, device: torch.device, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.images, self.device, self.batch_size, self.seed = images, device, batch_size, seed
+        own = batch_size // world_size
+        self.rows = slice(rank * own, (rank + 1) * own)
+        self.steps_per_epoch = len(images) // batch_size
+        self._resident = torch.from_numpy(np.array(images.images)).to(device) if _fits(images, device) else None
+        self._order: tuple[int, Tensor] | None = None
+        self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
+        self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and self._resident is None else None
+
+    def __call__(self, epoch: int, step: int) -> Tensor:
+        """The images (N / world_size, C, H, W) of one step, float32 in [0, 1]."""
+        if self._resident is not None:
+            return self._resident[self._resident_order(epoch)[step, self.rows]].float().div_(255)
+        if self._reader is not None:
+            return self._read_ahead(epoch, step).to(self.device, non_blocking=True).float().div_(255)
+        return to_float(self.images.images[self.indices(epoch, step)[self.rows]], self.device)
+
+    def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Of the images of one step, over all processes."""
+        return batch_indices(self.seed, epoch, step, len(self.images), self.batch_size)
+
+    def _resident_order(self, epoch: int) -> Tensor:
+        """An epoch's indices (steps, batch) on the device, sent there once."""
+        if self._order is None or self._order[0] != epoch:
+            order = np.stack([self.indices(epoch, step) for step in range(self.steps_per_epoch)])
+            self._order = epoch, torch.from_numpy(order).to(self.device)
+        return self._order[1]
+
+    def _read_ahead(self, epoch: int, step: int) -> Tensor:
+        assert self._reader is not None
+        ahead, self._ahead = self._ahead, None
+        batch = ahead[1].result() if ahead is not None and ahead[0] == (epoch, step) else self._read(epoch, step)
+        following = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+        self._ahead = following, self._reader.submit(self._read, *following)
+        return batch
+
+    def _read(self, epoch: int, step: int) -> Tensor:
+        """In memory that the device can copy from by itself."""
+        batch = torch.from_numpy(self.images.images[self.indices(epoch, step)[self.rows]])
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+
+def _fits(images: ImageSet, device: torch.device) -> bool:
+    return device.type == "cuda" and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -1,0 +1,62 @@
+"""Reasons to stop before the end: a signal, or the time that was given is over."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from evae.console import console
+
+# SIGUSR1 is what SLURM's --signal sends ahead of a job's end.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+TIME_LIMIT = 1000  # beside the numbers of signals
+TRY_AGAIN = 75  # sysexits.h's EX_TEMPFAIL: "the user is invited to retry"
+
+
+class Stops:
+    """What has come up, as a number that processes can compare: 0, a signal's, or TIME_LIMIT."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.received = 0
+
+    def __call__(self) -> int:
+        """The reason there is to stop now; 0 where there is none."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.received or (TIME_LIMIT if late else 0)
+
+
+def described(reason: int) -> str:
+    """The reason in words."""
+    return "the time limit" if reason == TIME_LIMIT else signal.Signals(reason).name
+
+
+def exit_code(reason: int) -> int:
+    """130 where a user interrupted; else the code by which a scheduler knows that the job wants to run again."""
+    return 128 + reason if reason == signal.SIGINT else TRY_AGAIN
+
+
+@contextmanager
+def noted_stops(minutes: float | None) -> Iterator[Stops]:
+    """Collect signals instead of dying of them; a second one has its usual effect."""
+    stops = Stops(minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        stops.received = signum
+        signal.signal(signum, before[signum])
+        console.print("stopping after this step; once more to stop at once")
+
+    for signum in before:
+        signal.signal(signum, note)
+    try:
+        yield stops
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,131 @@
+"""Several processes train like one."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from evae import train
+from evae.training import run
+from evae.training.distributed import SharedNoise, synchronise_batch_norm
+from tests.training.small import SETTINGS, SmallEVAE, weights
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["evae.training.command", "tests.training.small"])
+
+
+def _process(work, rank, port, cache, arguments):
+    """One of two processes, as torchrun would start it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "EVAE_CACHE": str(cache),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    work(*arguments)
+
+
+def in_two(work, cache, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [_CONTEXT.Process(target=_process, args=(work, r, port, cache, arguments)) for r in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+
+
+class DoubleEVAE(SmallEVAE):
+    """Of a name that the processes can import."""
+
+
+def _train(data, out, options):
+    train(data, out, resume="auto", devices=2, sync_batchnorm=True, **SETTINGS | options)
+
+
+DOUBLE = {"model": DoubleEVAE, "precision": "64-true", "log_every": 1, "learning_rate": 3e-3}
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "gradient_clip": 1.0, "divergence_warmup": 1}])
+def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
+    options = DOUBLE | options
+    one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
+    in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": 2})
+    in_two(_train, cache, blobs, tmp_path / "two", options)  # resumed
+    ours, theirs = (run.read_metrics(folder) for folder in (one, tmp_path / "two"))
+    assert len(ours) == len(theirs) == 21
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds", "images_per_second"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-6), name  # losses are float32, here as there
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, weights(tmp_path / "two")[name], rtol=1e-6, atol=1e-8)
+
+
+def _normalise(images, weight, path):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    module = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3, dtype=torch.float64))
+    synchronise_batch_norm(module)
+    own = images.chunk(2)[rank].clone().requires_grad_()
+    (module(own) * weight.chunk(2)[rank]).sum().backward()
+    torch.save((own.grad, module.state_dict(), module[0].weight.grad), f"{path}-{rank}")
+    dist.destroy_process_group()
+
+
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(cache, tmp_path):
+    """Outputs weighted at random, so that gradients of statistics do not vanish."""
+    images, weight = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64).unbind()
+    whole = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3, dtype=torch.float64))
+    inputs = images.clone().requires_grad_()
+    (whole(inputs) * weight).sum().backward()
+    in_two(_normalise, cache, images, weight, tmp_path / "out")
+    parts = [torch.load(tmp_path / f"out-{rank}", weights_only=True) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([part[0] for part in parts]), inputs.grad)
+    torch.testing.assert_close(parts[0][2] + parts[1][2], whole[0].weight.grad)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts[0][1][name], value)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda n: torch.rand(n, 5),
+        lambda n: torch.randn(4, n, 5),
+        lambda n: torch.empty(n, 2).uniform_(),
+        lambda n: torch.normal(torch.zeros(n, 2), torch.ones(n, 2)),
+        lambda n: torch.rand_like(torch.zeros(n)),
+        lambda n: nn.functional.dropout(torch.ones(n, 9), 0.5),
+    ],
+)
+def test_shared_noise_is_that_of_one_process(draw, rank):
+    torch.manual_seed(3)
+    whole = draw(21)
+    torch.manual_seed(3)
+    with SharedNoise(7, rank, 3):
+        own = draw(7)
+    at = 1 if whole.ndim == 3 else 0
+    assert torch.equal(own, whole.narrow(at, 7 * rank, 7))
+
+
+@pytest.mark.slow
+def test_the_command_starts_its_processes(cache, blobs, tmp_path):
+    """And the exit code of a run that was told to stop is that of one process."""
+    import subprocess
+    import sys
+
+    options = "--model.latent_dim 2 --batch-size 8 --image-size 16 --accelerator cpu --devices 2 --sync-batchnorm"
+    command = [sys.executable, "-m", "evae.cli", "train", "--data", blobs, "--out", str(tmp_path / "run")]
+    command += [*options.split(), "--model", "EVAE", "--resume", "auto"]
+    stopped = subprocess.run([*command, "--epochs", "9999", "--time-limit", "0.02"], capture_output=True, check=False)
+    assert stopped.returncode == 75, stopped.stderr
+    epochs = run.read_metrics(tmp_path / "run")[-1]["epoch"] + 1
+    again = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr

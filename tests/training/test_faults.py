@@ -1,0 +1,132 @@
+"""What kills a run or takes away its disk: it goes on as if nothing had happened."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from evae import train
+from evae.training import run
+from tests.training.small import SETTINGS, same_run, weights
+
+# Children that have imported torch already, and nothing of the tests' state.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["evae.training.command", "tests.training.small"])
+
+
+def _train_until(cache, blobs, out, last_event, options):
+    """Train, but for a SIGKILL at the so-manieth change to the run folder or step taken."""
+    import torch
+
+    from evae.training import fit
+
+    os.environ["EVAE_CACHE"] = str(cache)
+    torch.set_num_threads(1)
+    events = 0
+
+    def count():
+        nonlocal events
+        events += 1
+        if events == last_event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event, arguments):
+        changes = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+        if event in changes and arguments and str(out) in str(arguments[0]):
+            count()
+
+    original = fit._step
+
+    def step(*arguments):
+        count()
+        return original(*arguments)
+
+    fit._step = step
+    sys.addaudithook(audit)
+    train(blobs, out, resume="auto", **SETTINGS | options)
+
+
+def _child(*arguments):
+    process = _CONTEXT.Process(target=_train_until, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_sigkill_at_twenty_moments(cache, blobs, tmp_path):
+    """Between and during steps and writes; then the same weights, optimizer, average, best and metrics, bit for bit."""
+    options = {"epochs": 12, "log_every": 4, "ema": 0.9}
+    whole = train(blobs, tmp_path / "whole", **SETTINGS | options)
+    draw, kills, parts = random.Random(0), 0, tmp_path / "parts"
+    while kills < 20:
+        code = _child(cache, blobs, parts, draw.randint(1, 100), options)
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+        if code == 0:
+            assert same_run(whole, parts)
+            shutil.rmtree(parts)
+    assert _child(cache, blobs, parts, -1, options) == 0
+    assert same_run(whole, parts)
+    assert not list((parts / "checkpoints").glob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_sigkill_at_every_moment_of_writing(cache, blobs, tmp_path):
+    """Each change to the folder between the last step of one epoch and the first of the next."""
+    options = {"epochs": 2}
+    whole = train(blobs, tmp_path / "whole", **SETTINGS | options)
+    for moment in range(1, 200):
+        parts = tmp_path / f"parts-{moment}"
+        code = _child(cache, blobs, parts, moment, options)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        assert same_run(whole, train(blobs, parts, resume="auto", **SETTINGS | options))
+        shutil.rmtree(parts)
+    assert moment > 50
+
+
+def test_a_disk_that_is_full(cache, blobs, tmp_path):
+    """A file system of 2 MB that another program fills: one sentence, code 2, and then on from what was saved."""
+    mount = "mount -t tmpfs -o size=2m evae-test {0}"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount.format(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let its users mount")
+    program = (
+        "from tests.training.small import SETTINGS; from evae import train; from pathlib import Path; import sys\n"
+        "from evae.errors import RunError\n"
+        "blobs, disk, kept = map(Path, sys.argv[1:])\n"
+        "train(str(blobs), disk / 'run', **SETTINGS | {'epochs': 1})\n"
+        "import os; space = os.statvfs(disk)\n"
+        "(disk / 'other').write_bytes(bytes(space.f_bavail * space.f_bsize - 2**15))\n"
+        "try:\n"
+        "    train(str(blobs), disk / 'run', resume='auto', **SETTINGS)\n"
+        "except RunError as error:\n"
+        "    print(error)\n"
+        "(disk / 'other').unlink()\n"
+        "train(str(blobs), disk / 'run', resume='auto', **SETTINGS)\n"
+        "import shutil; shutil.copytree(disk / 'run', kept)\n"
+    )
+    kept = tmp_path / "kept"
+    script = f'{mount.format(disk)} && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-c", program, blobs, str(disk), str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "could not be written (No space left on device); the" in done.stdout
+    assert same_run(train(blobs, tmp_path / "whole", **SETTINGS), kept)
+
+
+def test_a_final_model_that_was_not_written_is_written_by_resuming(blobs, tmp_path):
+    """Killed after the last checkpoint and before the model beside it."""
+    out = train(blobs, tmp_path / "run", **SETTINGS)
+    before = {name: value.clone() for name, value in weights(out).items()}  # not the file itself
+    shutil.copy(out / "checkpoints" / "previous" / "model.safetensors", out / "model.safetensors")
+    train(blobs, out, resume="auto", **SETTINGS)
+    assert all((before[name] == value).all() for name, value in weights(out).items())
+    assert run.read_metrics(out)[-1]["epoch"] == 3

@@ -1,0 +1,100 @@
+"""Each logger gets every line; those whose packages are large are stood in for."""
+
+import sys
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from evae import train
+from evae.errors import ConfigError
+from evae.training import run
+from tests.training.small import SETTINGS
+
+
+@pytest.fixture
+def options(blobs, tmp_path):
+    return {"data": blobs, "out": tmp_path / "run", **SETTINGS}
+
+
+def expected(out):
+    return [(line["step"], line["holdout_reconstruction"]) for line in run.read_metrics(out)]
+
+
+def test_tensorboard(options):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = train(logger="tensorboard", **options)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [(e.step, pytest.approx(e.value, rel=1e-6)) for e in events.Scalars("holdout_reconstruction")]
+    assert expected(out) == logged
+
+
+class Recorder:
+    """What a logger was told."""
+
+    def __init__(self):
+        self.lines, self.begun, self.ended = [], {}, 0
+
+    def log(self, line, step):
+        self.lines.append((step, line["holdout_reconstruction"]))
+
+    def finish(self):
+        self.ended += 1
+
+    @contextmanager
+    def begin(self, **settings):
+        self.begun = settings
+        yield self
+        self.finish()
+
+
+def stand_in(monkeypatch, name, **functions):
+    module = ModuleType(name)
+    vars(module).update(functions)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_wandb(options, monkeypatch):
+    seen = Recorder()
+    stand_in(monkeypatch, "wandb", init=seen.begin)
+    out = train(logger="wandb", **options)
+    assert seen.lines == expected(out)
+    assert seen.begun["config"]["batch_size"] == 8
+    assert seen.begun["project"] == "evae"
+    first = seen.begun["id"]
+    train(logger="wandb", resume="auto", **options | {"epochs": 4})
+    assert seen.begun["id"] == first  # goes on in the same run
+    assert seen.ended == 2
+
+
+def test_mlflow(options, monkeypatch):
+    seen = Recorder()
+    stand_in(
+        monkeypatch,
+        "mlflow",
+        set_experiment=lambda name: None,
+        start_run=seen.begin,
+        log_dict=lambda config, name: None,
+        log_metrics=seen.log,
+    )
+    assert expected(train(logger="mlflow", **options)) == seen.lines
+    assert (seen.begun, seen.ended) == ({"run_name": "run"}, 1)
+
+
+def test_trackio(options, monkeypatch):
+    seen = Recorder()
+    run_of = SimpleNamespace(finish=seen.finish)
+    stand_in(monkeypatch, "trackio", init=lambda **settings: run_of, log=seen.log)
+    assert expected(train(logger="trackio", **options)) == seen.lines
+    assert seen.ended == 1
+
+
+def test_a_logger_that_is_not_installed(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'evae\[wandb\]'"):
+        train(logger="wandb", **options)
+    with pytest.raises(ConfigError, match="logger must be one of tensorboard, wandb"):
+        train(logger="stdout", **options)
