@@ -192,7 +192,7 @@ class TestBadImages:
                 assert named in message
 
     def test_or_stop(self, folder):
-        with pytest.raises(DataError, match="1 bad image: .* cannot be decoded"):
+        with pytest.raises(DataError, match="bad images?: .* cannot be decoded"):
             open_store(str(folder), on_bad_image="error")
         open_store(str(folder))
         with pytest.raises(DataError, match=r"4 bad images: .*--on_bad_image skip"):

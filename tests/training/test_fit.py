@@ -305,6 +305,13 @@ def test_precisions(options, tmp_path, precision):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_processor_without_bf16_is_warned_of(options, tmp_path, monkeypatch, capsys, bf16):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": bf16, "amx_bf16": False})
+    train(out=tmp_path / "run", precision="bf16-mixed", **options | {"epochs": 1})
+    assert ("has no bf16 instructions" in capsys.readouterr().err) != bf16
+
+
 # What people expect of a trainer ------------------------------------------------------------------------------
 
 

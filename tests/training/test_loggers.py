@@ -98,3 +98,22 @@ def test_a_logger_that_is_not_installed(options, monkeypatch):
         train(logger="wandb", **options)
     with pytest.raises(ConfigError, match="logger must be one of tensorboard, wandb"):
         train(logger="stdout", **options)
+
+
+def test_a_logger_that_does_not_start(options, monkeypatch):
+    def refuse(**settings):
+        raise RuntimeError("no such server\nand more")
+
+    stand_in(monkeypatch, "wandb", init=refuse)
+    with pytest.raises(ConfigError, match="--logger wandb does not start: no such server$"):
+        train(logger="wandb", **options)
+
+
+def test_a_logger_that_fails_does_not_stop_the_run(options, monkeypatch, capsys):
+    def fail(line, step):
+        raise OSError("the network is gone")
+
+    stand_in(monkeypatch, "trackio", init=lambda **settings: SimpleNamespace(finish=lambda: None), log=fail)
+    out = train(logger="trackio", **options)
+    assert len(run.read_metrics(out)) == 3
+    assert capsys.readouterr().err.count("trackio does not take what is logged (the network is gone)") == 1

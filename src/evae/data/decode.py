@@ -51,18 +51,25 @@ def decode(content: bytes | NDArray[np.uint8], size: int, crop: int | None = Non
     """
     try:
         image = _open(content)
-        if crop is None and image.format in ("JPEG", "MPO"):  # decodes large photographs at a fraction of their size
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if (
+            crop is None and is_jpeg and min(image.size) >= 4 * size
+        ):  # large ones are decoded at a fraction of their size
             factor = 2 * size / min(image.size)
             image.draft(None, (round(image.width * factor), round(image.height * factor)))
-        image = _grey_or_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        if not is_jpeg or "exif" in image.info:
+            ImageOps.exif_transpose(image, in_place=True)
+        image = _grey_or_rgb(image)
     except _DECODING_ERRORS as error:
         raise BadImageError(_reason(content, error)) from error
     side = min(image.size) if crop is None else crop
     if side > min(image.size):
         raise DataError(f"is {image.width}x{image.height}, smaller than the crop of {crop} pixels; lower --crop")
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    if image.size != (size, size) or side != size:
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -95,7 +102,8 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _reason(content: bytes | NDArray[np.uint8], error: Exception) -> str:

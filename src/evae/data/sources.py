@@ -14,7 +14,7 @@ import pyarrow as pa
 from evae.data.arrays import arrays_source
 from evae.data.decode import SUFFIXES
 from evae.data.rows import NO_LABEL, Row, Source, as_split, first_line, listing_key, split_names
-from evae.data.tables import arrow_source, tables_source
+from evae.data.tables import Table, arrow_source, in_memory, tables_source
 from evae.errors import DataError
 
 if TYPE_CHECKING:
@@ -181,6 +181,6 @@ def _hub(data: str, dataset: _HubDataset) -> Source:
     return arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, dataset.crop)  # type: ignore[arg-type]
 
 
-def _arrow_table(dataset: "Dataset") -> pa.Table:
+def _arrow_table(dataset: "Dataset") -> Table:
     table: pa.Table = dataset.with_format("arrow")[:]
-    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)
+    return in_memory(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))

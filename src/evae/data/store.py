@@ -199,17 +199,24 @@ def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBad
 
 @dataclass(frozen=True)
 class _Decoded:
-    row: Row
-    digest: bytes  # of the undecoded content, so that an image is held out at every size or at none
-    pixels: NDArray[np.uint8]
+    """Some images in their order, always as three channels, and "name reason" of those that are left out."""
 
-    @property
-    def split(self) -> Split:
-        return self.row.split or ("holdout" if int.from_bytes(self.digest) % 10 == 0 else "train")
+    pixels: NDArray[np.uint8]  # (N, 3, size, size)
+    grey: bool  # all of them
+    rows: list[Row]
+    digests: list[bytes]  # of the undecoded content, so that an image is held out at every size or at none
+    bad: list[str]
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        return [
+            row.split or ("holdout" if int.from_bytes(digest) % 10 == 0 else "train")
+            for row, digest in zip(self.rows, self.digests, strict=True)
+        ]
 
 
 class _Writer:
-    """Appends the images of one split, always as three channels; ``finish`` reduces them to one where all are grey."""
+    """Appends the images of one split, of three channels; ``finish`` reduces them to one where all are grey."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.path, self.prefix = folder / f"{split}.u8", str(folder / split)
@@ -217,10 +224,10 @@ class _Writer:
         self.names: list[str] = []
         self.labels: list[int] = []
 
-    def add(self, image: _Decoded) -> None:
-        self.file.write(np.broadcast_to(image.pixels, (3, *image.pixels.shape[1:])).tobytes())
-        self.names.append(image.row.name)
-        self.labels.append(image.row.label)
+    def add(self, images: _Decoded, chosen: list[int]) -> None:
+        self.file.write(images.pixels[chosen].data)
+        self.names += [images.rows[i].name for i in chosen]
+        self.labels += [images.rows[i].label for i in chosen]
 
     def close(self) -> None:
         self.file.close()
@@ -241,24 +248,28 @@ class _Writer:
 
 def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> dict[str, Any]:
     fingerprint, grey, skipped = blake2b(digest_size=16), True, []
-    kept_back: _Decoded | None = None  # the first image, lest a split by content leave one side empty
+    kept_back: _Decoded | None = None  # with the first image, lest a split by content leave one side empty
     with closing(_Writer(folder, "train")) as train, closing(_Writer(folder, "holdout")) as holdout, progress() as bar:
         writers: dict[Split, _Writer] = {"train": train, "holdout": holdout}
-        for image in bar.track(_decode_all(source, size, crop), source.count, description=f"decoding {source.name}"):
-            if isinstance(image, str):
-                skipped.append(image)
-                if on_bad_image == "error":
-                    _report_skipped(tuple(skipped), on_bad_image)
+        task = bar.add_task(f"decoding {source.name}", total=source.count)
+        for images in _decode_all(source, size, crop):
+            bar.advance(task, len(images.rows) + len(images.bad))
+            skipped += images.bad
+            if images.bad and on_bad_image == "error":
+                _report_skipped(tuple(skipped), on_bad_image)
+            if not images.rows:
                 continue
-            grey = grey and len(image.pixels) == 1
-            fingerprint.update(image.split.encode() + image.digest)
-            if kept_back is None and image.row.split is None:
-                kept_back = image
-            else:
-                writers[image.split].add(image)
+            grey = grey and images.grey
+            splits = images.splits
+            fingerprint.update(b"".join(s.encode() + d for s, d in zip(splits, images.digests, strict=True)))
+            first = 0
+            if kept_back is None and images.rows[0].split is None:
+                kept_back, first = images, 1
+            for split, writer in writers.items():
+                writer.add(images, [i for i in range(first, len(splits)) if splits[i] == split])
         if kept_back is not None:
             empty = [split for split, writer in writers.items() if not writer.names]
-            writers[empty[0] if len(empty) == 1 else kept_back.split].add(kept_back)
+            writers[empty[0] if len(empty) == 1 else kept_back.splits[0]].add(kept_back, [0])
         for split, writer in writers.items():
             if not writer.names:
                 bad = f" ({len(skipped)} cannot be decoded: {'; '.join(skipped[:_NAMED])})" if skipped else ""
@@ -276,33 +287,38 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
     return meta
 
 
-def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded | str]:
-    """The images in order, or "name reason" for one that cannot be decoded; a few chunks ahead, in threads.
+def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded]:
+    """The images in order, a few chunks ahead, in threads.
 
     Threads are enough: Pillow lets go of the interpreter while it decodes and resizes.
     """
     rows = source.rows()
     workers = os.cpu_count() or 1
-    pending: deque[Future[list[_Decoded | str]]] = deque()
+    pending: deque[Future[_Decoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         while True:
             while len(pending) < 2 * workers and (chunk := list(islice(rows, _CHUNK))):
                 pending.append(pool.submit(_decode_chunk, chunk, size, crop))
             if not pending:
                 return
-            yield from pending.popleft().result()
+            yield pending.popleft().result()
 
 
-def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> list[_Decoded | str]:
-    images: list[_Decoded | str] = []
+def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> _Decoded:
+    pixels = np.empty((len(rows), 3, size, size), np.uint8)
+    grey, good, digests, bad = True, list[Row](), list[bytes](), list[str]()
     for row in rows:
         try:
             content = row.content()
-            raw = content if isinstance(content, bytes) else content.tobytes()
-            digest = blake2b(raw, digest_size=8).digest()
-            images.append(_Decoded(row, digest, decode(content, size, crop)))
+            image = decode(content, size, crop)
         except BadImageError as error:
-            images.append(f"{ascii(row.name)[1:-1]} {error}")
+            bad.append(f"{ascii(row.name)[1:-1]} {error}")
+            continue
         except DataError as error:
             raise DataError(f"{row.name} {error}") from error
-    return images
+        pixels[len(good)] = image
+        grey = grey and len(image) == 1
+        good.append(row)
+        raw = content if isinstance(content, bytes) else content.tobytes()
+        digests.append(blake2b(raw, digest_size=8).digest())
+    return _Decoded(pixels[: len(good)], grey, good, digests, bad)

@@ -2,7 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,28 @@ import pyarrow.parquet as pq
 
 from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, listing_key, natural_size, split_names
 from evae.errors import DataError
+
+_ROWS = 256  # read in one go
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file or a split, read when they are asked for.
+
+    Attributes:
+        schema: its columns.
+        count: its rows.
+        batches: the rows of some columns.
+    """
+
+    schema: pa.Schema
+    count: int
+    batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
+
+
+def in_memory(table: pa.Table) -> Table:
+    """What arrow has in memory, or mapped to it."""
+    return Table(table.schema, len(table), lambda columns: iter(table.select(columns).to_batches(_ROWS)))
 
 
 def tables_source(data: str, files: list[Path], root: Path) -> Source:
@@ -21,27 +46,40 @@ def tables_source(data: str, files: list[Path], root: Path) -> Source:
     for file, names in zip(files, tokens, strict=True):
         part = train if train in names else holdout if holdout in names else ""
         if part or not train:
-            parts.append((_read_table(file), part))
+            parts.append((_open_table(file), part))
     tables = [(table, as_split(part, train, holdout)) for table, part in parts]
     return arrow_source(data, f"tables {listing_key(files, root)}", tables)
 
 
-def _read_table(file: Path) -> pa.Table:
-    try:
+def _open_table(file: Path) -> Table:
+    with _damage_named(file):
         if file.suffix.lower() == ".parquet":
-            return pq.read_table(file, memory_map=True)
+            parquet = pq.ParquetFile(file, memory_map=True)
+            return Table(parquet.schema_arrow, parquet.metadata.num_rows, partial(_parquet_batches, file, parquet))
         with pa.memory_map(str(file)) as content:
             try:
-                return pa.ipc.open_file(content).read_all()
+                return in_memory(pa.ipc.open_file(content).read_all())
             except pa.ArrowInvalid:  # datasets writes streams
                 content.seek(0)
-                return pa.ipc.open_stream(content).read_all()
+                return in_memory(pa.ipc.open_stream(content).read_all())
+
+
+def _parquet_batches(file: Path, parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with _damage_named(file):
+        for batch in parquet.iter_batches(_ROWS, columns=columns):
+            yield batch.select(columns)  # in this order
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} is damaged or no {file.suffix[1:]} file ({error})") from error
 
 
 def arrow_source(
-    data: str, key: str, tables: list[tuple[pa.Table, Split | None]], crop: int | None = None, size: int | None = None
+    data: str, key: str, tables: list[tuple[Table, Split | None]], crop: int | None = None, size: int | None = None
 ) -> Source:
     """Tables with the split each belongs to; images and labels are looked for in the first one's columns."""
     schema = tables[0][0].schema
@@ -54,13 +92,13 @@ def arrow_source(
     def rows() -> Iterator[Row]:
         number = 0
         for table, split in tables:
-            for batch in table.select(wanted).to_batches(max_chunksize=256):
+            for batch in table.batches(wanted):
                 codes = batch.column(1).to_pylist() if labels else [NO_LABEL] * len(batch)
-                for content, code in zip(batch.column(0), codes, strict=True):
-                    yield Row(str(number), _payload(content.as_py()), _label(code), split)
+                for content, code in zip(batch.column(0).to_pylist(), codes, strict=True):
+                    yield Row(str(number), _payload(content), _label(code), split)
                     number += 1
 
-    count = sum(len(table) for table, _ in tables)
+    count = sum(table.count for table, _ in tables)
     if not count:
         raise DataError(f"--data {data} has no rows")
     return Source(data, key, count, rows, _class_names(schema, labels), size or natural_size(rows()), crop)

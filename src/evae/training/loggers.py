@@ -1,11 +1,13 @@
 """The loggers people use, as functions that take a line of metrics.jsonl and the step."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from evae.console import warn
+from evae.data.rows import first_line
 from evae.errors import ConfigError
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -23,9 +25,32 @@ def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> A
     if name not in get_args(LoggerName):
         raise ConfigError(f"logger must be one of {', '.join(get_args(LoggerName))}, not {name!r}")
     try:
-        return _OPENERS[name](out, config)
+        logger = _OPENERS[name](out, config)
     except ModuleNotFoundError as error:
         raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
+    return _forgiving(name, logger)
+
+
+@contextmanager
+def _forgiving(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
+    """Whatever a logger raises stops a run that begins, with one sentence, and never one that is under way."""
+    with ExitStack() as stack:
+        try:
+            log = stack.enter_context(logger)
+        except Exception as error:
+            raise ConfigError(f"--logger {name} does not start: {first_line(error)}") from error
+        failed = False
+
+        def tried(line: dict[str, float], step: int) -> None:
+            nonlocal failed
+            try:
+                log(line, step)
+            except Exception as error:
+                if not failed:
+                    warn(f"{name} does not take what is logged ({first_line(error)}); metrics.jsonl has all of it")
+                failed = True
+
+        yield tried
 
 
 def _identity(out: Path) -> str:

@@ -1,0 +1,138 @@
+"""Many images: how fast they are decoded into the store, how fast it opens, and the memory that training takes.
+
+    python benchmarks/store.py [--images 160000] [--folder FOLDER]
+
+Writes so many colour images of 64x64 pixels as JPEG into parquet files in --folder (default: a temporary one), opens
+them with ``open_store`` and trains a small linear model on all of them and on 1,000 of them for an epoch, each in a
+process of its own. Pillow's decoding alone, in as many threads and from memory, is what the decoding is compared with.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+SIZE = 64
+SHARD = 20_000
+
+TRAINING = """
+import resource, sys, time
+from torch import nn
+from evae import EVAE, train
+
+def small(image_shape):
+    features = image_shape[0] * image_shape[1] * image_shape[2]
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(features, 8))
+    decoder = nn.Sequential(nn.Linear(2, features), nn.Unflatten(1, image_shape))
+    return EVAE(image_shape, 2, n=100, encoder=encoder, decoder=decoder)
+
+train(sys.argv[1], sys.argv[2], small, epochs=1, accelerator="cpu")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+OPENING = """
+import sys, time
+from evae import open_store
+start = time.perf_counter()
+store = open_store(sys.argv[1])
+store.train.images
+print(time.perf_counter() - start)
+"""
+
+
+def jpeg(number: int) -> bytes:
+    """A smooth colour image, different for each number."""
+    small = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write(count: int, folder: Path) -> None:
+    """Parquet files of images as data sets on the hub have them."""
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, count, SHARD):
+            contents = list(pool.map(jpeg, range(start, min(count, start + SHARD))))
+            pq.write_table(pa.table({"image": contents}), folder / f"train-{start:08}.parquet")
+
+
+def decode(contents: list[bytes]) -> None:
+    """What there is to do for Pillow."""
+    for content in contents:
+        np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def pillow(folder: Path) -> float:
+    """Seconds in which Pillow decodes the images of one file after another, from memory, in all threads."""
+    seconds = 0.0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for file in sorted(folder.glob("*.parquet")):
+            contents = pq.read_table(file)["image"].to_pylist()
+            chunks = [contents[start : start + 64] for start in range(0, len(contents), 64)]
+            start = time.perf_counter()
+            list(pool.map(decode, chunks))
+            seconds += time.perf_counter() - start
+    return seconds
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def child(program: str, *arguments: object) -> float:
+    """The number that a program prints last."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def measure(count: int, root: Path) -> None:
+    """Print the figures."""
+    from evae import open_store
+
+    os.environ["EVAE_CACHE"] = str(root / "cache")
+    write(1000, root / "few")
+    open_store(str(root / "few"))  # imports what has to be
+    if not (root / "many").exists():
+        write(count, root / "many")
+    ratios, speeds = [], []
+    for _ in range(3):  # Pillow before and after, as machines change their pace
+        subprocess.run(["rm", "-rf", str(root / "cache")], check=True)
+        before = pillow(root / "many")
+        own = timed(lambda: open_store(str(root / "many")))
+        alone = (before + pillow(root / "many")) / 2
+        ratios.append(alone / own)
+        speeds.append((count / own, count / alone))
+        print(f"decoding: {count / own:.0f} images/s, Pillow alone {count / alone:.0f}: {alone / own:.3f}", flush=True)
+    print(f"opening it again: {1000 * child(OPENING, root / 'many'):.1f} ms")
+    peaks = {name: child(TRAINING, root / name, root / f"run-{name}") for name in ("few", "many")}
+    difference = peaks["many"] - peaks["few"]
+    print(f"peak memory of training: {peaks['few']:.0f} MB on 1,000 images, {difference:.0f} MB more on {count:,}")
+
+
+def main() -> None:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=160_000)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(options.images, options.folder or Path(temporary))
+
+
+if __name__ == "__main__":
+    main()
