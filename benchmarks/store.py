@@ -4,7 +4,8 @@
 
 Writes so many colour images of 64x64 pixels as JPEG into parquet files in --folder (default: a temporary one), opens
 them with ``open_store`` and trains a small linear model on all of them and on 1,000 of them for an epoch, each in a
-process of its own. Pillow's decoding alone, in as many threads and from memory, is what the decoding is compared with.
+process of its own. Pillow's decoding alone, from memory, in processes that have started and keep nothing of it, is what
+the decoding is compared with, once before and once after it, as machines change their pace.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from joblib import Parallel, delayed
 from PIL import Image
 
 SIZE = 64
@@ -75,14 +77,15 @@ def decode(contents: list[bytes]) -> None:
 
 
 def pillow(folder: Path) -> float:
-    """Seconds in which Pillow decodes the images of one file after another, from memory, in all threads."""
+    """Seconds in which Pillow decodes the images of one file after another."""
     seconds = 0.0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Parallel(n_jobs=os.cpu_count(), batch_size=1, max_nbytes=None) as workers:
+        workers(delayed(decode)([]) for _ in range(64))  # until all have started
         for file in sorted(folder.glob("*.parquet")):
             contents = pq.read_table(file)["image"].to_pylist()
             chunks = [contents[start : start + 64] for start in range(0, len(contents), 64)]
             start = time.perf_counter()
-            list(pool.map(decode, chunks))
+            workers(delayed(decode)(chunk) for chunk in chunks)
             seconds += time.perf_counter() - start
     return seconds
 
@@ -109,14 +112,11 @@ def measure(count: int, root: Path) -> None:
     open_store(str(root / "few"))  # imports what has to be
     if not (root / "many").exists():
         write(count, root / "many")
-    ratios, speeds = [], []
-    for _ in range(3):  # Pillow before and after, as machines change their pace
+    for _ in range(3):
         subprocess.run(["rm", "-rf", str(root / "cache")], check=True)
         before = pillow(root / "many")
         own = timed(lambda: open_store(str(root / "many")))
         alone = (before + pillow(root / "many")) / 2
-        ratios.append(alone / own)
-        speeds.append((count / own, count / alone))
         print(f"decoding: {count / own:.0f} images/s, Pillow alone {count / alone:.0f}: {alone / own:.3f}", flush=True)
     print(f"opening it again: {1000 * child(OPENING, root / 'many'):.1f} ms")
     peaks = {name: child(TRAINING, root / name, root / f"run-{name}") for name in ("few", "many")}

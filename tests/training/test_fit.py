@@ -431,10 +431,11 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(options, tmp_path, monke
     assert len(run.read_metrics(out)) == 1
 
 
-def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch):
-    poisoned(monkeypatch, 2)
-    out = train(out=tmp_path / "run", on_nonfinite="skip", **options)
-    lines = run.read_metrics(out)
+@pytest.mark.parametrize("bad_step", [0, 2])
+def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch, bad_step):
+    poisoned(monkeypatch, bad_step)
+    out = train(out=tmp_path / "run", on_nonfinite="skip", log_every=1, **options)
+    lines = [line for line in run.read_metrics(out) if "epoch" in line]
     assert [line["skipped_steps"] for line in lines] == [1, 1, 1]
     assert all(math.isfinite(value) for line in lines for value in line.values())
     assert all(torch.isfinite(value).all() for value in weights(out).values())
@@ -444,7 +445,7 @@ def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch
 
 def test_every_step_of_an_epoch_is_skipped(options, tmp_path, monkeypatch):
     monkeypatch.setattr(Feed, "__call__", lambda self, epoch, step: torch.full((8, 1, 16, 16), math.nan))
-    with pytest.raises(DivergedError, match="no loss of this epoch is finite"):
+    with pytest.raises(DivergedError, match="no loss of epoch 1 is finite"):
         train(out=tmp_path / "run", on_nonfinite="skip", **options)
 
 
@@ -482,8 +483,36 @@ def test_resident_images(blobs):
         assert torch.equal(plain(epoch, step), resident(epoch, step))
 
 
+@pytest.mark.slow
+def test_compiled_training_is_resumed_exactly(options, tmp_path):
+    whole = train(out=tmp_path / "whole", compile="on", divergence_warmup=1, **options)
+    train(out=tmp_path / "parts", compile="on", divergence_warmup=1, **options | {"epochs": 2})
+    parts = train(out=tmp_path / "parts", compile="on", divergence_warmup=1, resume="auto", **options)
+    assert same_run(whole, parts)
+    eager = train(out=tmp_path / "eager", divergence_warmup=1, **options)
+    losses = [run.read_metrics(out)[-1]["holdout_loss"] for out in (whole, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other random numbers
+
+
 @pytest.mark.gpu
-def test_cuda(options, tmp_path):
-    out = train(out=tmp_path / "run", **options | {"accelerator": "cuda"})
-    lines = run.read_metrics(out)
+@pytest.mark.parametrize("precision", ["32-true", "tf32", "bf16-mixed"])
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_cuda(options, tmp_path, precision, compiled):
+    options |= {"accelerator": "cuda", "precision": precision, "compile": compiled}
+    whole = train(out=tmp_path / "whole", **options)
+    lines = run.read_metrics(whole)
     assert lines[-1]["loss"] < lines[0]["loss"]
+    train(out=tmp_path / "parts", **options | {"epochs": 2})
+    parts = run.read_metrics(train(out=tmp_path / "parts", resume="auto", **options))
+    assert parts[-1]["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_on_a_cpu(blobs):
+    images = open_store(blobs, 16).train
+    here, there = (Feed(images, torch.device(name), 8, seed=3) for name in ("cpu", "cuda"))
+    ahead = Feed(images, torch.device("cuda"), 8, seed=3)
+    ahead._resident, ahead._reader = None, ThreadPoolExecutor(1)
+    for epoch, step in [(0, 0), (0, 1), (0, 5), (1, 0)]:
+        assert torch.equal(here(epoch, step), there(epoch, step).cpu())
+        assert torch.equal(here(epoch, step), ahead(epoch, step).cpu())

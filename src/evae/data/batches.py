@@ -1,13 +1,16 @@
 """Which images make step s of epoch e: a pure function of the seed, so that a run can start again anywhere."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evae.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def usable_seed(seed: int) -> int:
@@ -34,6 +37,8 @@ def batch_indices(seed: int, epoch: int, step: int, count: int, batch_size: int)
     return epoch_order(seed, epoch, count)[step * batch_size : (step + 1) * batch_size]
 
 
-def to_float(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "Tensor":
     """8-bit images (N, C, H, W) as float32 in [0, 1] on ``device``."""
+    import torch  # not above: processes that decode images need none of it
+
     return torch.from_numpy(np.array(images)).to(device).float().div_(255)

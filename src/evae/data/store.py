@@ -7,9 +7,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from evae.console import console, progress, warn
@@ -31,7 +30,8 @@ from evae.errors import DataError
 OnBadImage = Literal["skip", "error"]
 
 _VERSION = 2  # of the layout below; another version is another folder
-_CHUNK = 64  # images decoded in one go by one thread
+_CHUNK = 256  # images decoded in one go
+_MANY = 5000  # images that are worth the second in which processes start
 _LARGEST = 4096  # pixels
 _NAMED = 5  # bad images named in a warning
 
@@ -199,20 +199,34 @@ def _build_once(source: Source, size: int, crop: int | None, on_bad_image: OnBad
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Some images in their order, always as three channels, and "name reason" of those that are left out."""
+    """Some images in their order, always as three channels.
 
-    pixels: NDArray[np.uint8]  # (N, 3, size, size)
-    grey: bool  # all of them
-    rows: list[Row]
-    digests: list[bytes]  # of the undecoded content, so that an image is held out at every size or at none
+    Attributes:
+        path: of their pixels, which are too many to be sent from process to process.
+        size: of the images.
+        grey: whether all of them are.
+        names, labels, splits: of each.
+        digests: of the undecoded content.
+        by_content: whether that chose the split, so that an image is held out at every size or at none.
+        bad: "name reason" of those that are left out.
+    """
+
+    path: Path
+    size: int
+    grey: bool
+    names: list[str]
+    labels: list[int]
+    splits: list[Split]
+    digests: list[bytes]
+    by_content: bool
     bad: list[str]
 
     @cached_property
-    def splits(self) -> list[Split]:
-        return [
-            row.split or ("holdout" if int.from_bytes(digest) % 10 == 0 else "train")
-            for row, digest in zip(self.rows, self.digests, strict=True)
-        ]
+    def pixels(self) -> NDArray[np.uint8]:
+        """(N, 3, size, size); can be read once."""
+        pixels = np.fromfile(self.path, np.uint8).reshape(len(self.names), 3, self.size, self.size)
+        self.path.unlink()
+        return pixels
 
 
 class _Writer:
@@ -226,8 +240,8 @@ class _Writer:
 
     def add(self, images: _Decoded, chosen: list[int]) -> None:
         self.file.write(images.pixels[chosen].data)
-        self.names += [images.rows[i].name for i in chosen]
-        self.labels += [images.rows[i].label for i in chosen]
+        self.names += [images.names[i] for i in chosen]
+        self.labels += [images.labels[i] for i in chosen]
 
     def close(self) -> None:
         self.file.close()
@@ -252,18 +266,19 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
     with closing(_Writer(folder, "train")) as train, closing(_Writer(folder, "holdout")) as holdout, progress() as bar:
         writers: dict[Split, _Writer] = {"train": train, "holdout": holdout}
         task = bar.add_task(f"decoding {source.name}", total=source.count)
-        for images in _decode_all(source, size, crop):
-            bar.advance(task, len(images.rows) + len(images.bad))
+        for images in _decode_all(source, size, crop, folder):
+            bar.advance(task, len(images.names) + len(images.bad))
             skipped += images.bad
             if images.bad and on_bad_image == "error":
                 _report_skipped(tuple(skipped), on_bad_image)
-            if not images.rows:
+            if not images.names:
+                images.path.unlink()
                 continue
             grey = grey and images.grey
             splits = images.splits
             fingerprint.update(b"".join(s.encode() + d for s, d in zip(splits, images.digests, strict=True)))
             first = 0
-            if kept_back is None and images.rows[0].split is None:
+            if kept_back is None and images.by_content:
                 kept_back, first = images, 1
             for split, writer in writers.items():
                 writer.add(images, [i for i in range(first, len(splits)) if splits[i] == split])
@@ -287,26 +302,24 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
     return meta
 
 
-def _decode_all(source: Source, size: int, crop: int | None) -> Iterator[_Decoded]:
-    """The images in order, a few chunks ahead, in threads.
+def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Decoded]:
+    """The images in order, a few chunks ahead, in as many processes as there are processors.
 
-    Threads are enough: Pillow lets go of the interpreter while it decodes and resizes.
+    Much of Pillow is Python, so that threads decode small images no faster than one thread; but few images are done
+    before processes have started.
     """
     rows = source.rows()
-    workers = os.cpu_count() or 1
-    pending: deque[Future[_Decoded]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        while True:
-            while len(pending) < 2 * workers and (chunk := list(islice(rows, _CHUNK))):
-                pending.append(pool.submit(_decode_chunk, chunk, size, crop))
-            if not pending:
-                return
-            yield pending.popleft().result()
+    chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
+    backend = "loky" if source.count >= _MANY else "threading"
+    workers = Parallel(n_jobs=os.cpu_count(), backend=backend, batch_size=1, max_nbytes=None, return_as="generator")
+    yield from workers(
+        delayed(_decode_chunk)(chunk, size, crop, folder / f"{number}.chunk") for number, chunk in enumerate(chunks)
+    )
 
 
-def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> _Decoded:
+def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _Decoded:
     pixels = np.empty((len(rows), 3, size, size), np.uint8)
-    grey, good, digests, bad = True, list[Row](), list[bytes](), list[str]()
+    good, grey, digests, bad = list[Row](), True, list[bytes](), list[str]()
     for row in rows:
         try:
             content = row.content()
@@ -321,4 +334,20 @@ def _decode_chunk(rows: list[Row], size: int, crop: int | None) -> _Decoded:
         good.append(row)
         raw = content if isinstance(content, bytes) else content.tobytes()
         digests.append(blake2b(raw, digest_size=8).digest())
-    return _Decoded(pixels[: len(good)], grey, good, digests, bad)
+    pixels[: len(good)].tofile(path)
+    return _Decoded(
+        path,
+        size,
+        grey,
+        names=[row.name for row in good],
+        labels=[row.label for row in good],
+        splits=[row.split or _split_of(digest) for row, digest in zip(good, digests, strict=True)],
+        digests=digests,
+        by_content=rows[0].split is None,
+        bad=bad,
+    )
+
+
+def _split_of(digest: bytes) -> Split:
+    """One image in ten is held out."""
+    return "holdout" if int.from_bytes(digest) % 10 == 0 else "train"

@@ -199,7 +199,11 @@ def _epoch(loop: _Loop, state: Progress, stops: Stops) -> Iterator[tuple[dict[st
             now = time.monotonic()
             state.training_seconds, read_at, unread = state.training_seconds + now - read_at, now, []
             loop.feed.images.release()
-            yield _means(loop, state, step + 1), reason
+            counted = step + 1 - state.skipped_in_epoch
+            if counted:
+                yield _means(loop, state, step + 1, counted), reason
+            elif last:
+                raise DivergedError(f"no loss of epoch {epoch + 1} is finite; what was saved is kept")
 
 
 def _read_is_due(loop: _Loop, step: int, read_at: float) -> bool:
@@ -232,11 +236,8 @@ def _add(loop: _Loop, state: Progress, rows: list[list[float]], epoch: int) -> N
             _diverged(loop, epoch, number, row)
 
 
-def _means(loop: _Loop, state: Progress, steps: int) -> dict[str, float]:
-    """The line of an epoch so far."""
-    counted = steps - state.skipped_in_epoch
-    if not counted:
-        raise DivergedError(f"no loss of this epoch is finite, at step {state.step}; what was saved is kept")
+def _means(loop: _Loop, state: Progress, steps: int, counted: int) -> dict[str, float]:
+    """The line of an epoch so far: ``steps`` were taken, of which ``counted`` were not skipped."""
     at = (state.step - 0.5) / loop.steps_per_epoch
     line = {name: value / counted for name, value in zip(loop.term_names, state.sums, strict=True)}
     line["learning_rate"] = loop.recipe.learning_rate_at(at)
