@@ -32,13 +32,25 @@ def test_32_pixel_networks_are_appendix_c1():
     widths = [3, 32, 64, 128, 256]
     assert convolutions(encoder) == [("Conv2d", i, o, 4, 2) for i, o in pairwise(widths)]
     assert feature_sizes(encoder, torch.zeros(2, 3, 32, 32)) == [16, 8, 4, 2]
+    assert isinstance(decoder[2], nn.ConvTranspose2d)
     assert convolutions(decoder) == [
-        ("ConvTranspose2d", 256, 128, 4, 1),
+        ("_FromPoint", 256, 128, 4, 1),
         ("ConvTranspose2d", 128, 64, 4, 2),
         ("ConvTranspose2d", 64, 32, 4, 2),
         ("ConvTranspose2d", 32, 3, 4, 2),
     ]
     assert feature_sizes(decoder, torch.zeros(2, 64)) == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_decoders_start_is_a_transposed_convolution(memory_format):
+    layer = ConvDecoder((1, 16, 16), 3).double().to(memory_format=memory_format)[2]
+    points = torch.randn(5, layer.in_channels, 1, 1, dtype=torch.float64, requires_grad=True)
+    maps = nn.functional.conv_transpose2d(points, layer.weight)
+    torch.testing.assert_close(layer(points), maps)
+    weights = torch.randn_like(maps)
+    ours, theirs = (torch.autograd.grad((out * weights).sum(), [points, layer.weight]) for out in (layer(points), maps))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_64_pixel_networks_are_appendix_c2():

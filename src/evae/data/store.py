@@ -51,11 +51,16 @@ class ImageSet:
     def images(self) -> NDArray[np.uint8]:
         return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)
 
-    def release(self) -> None:
-        """Hand back the memory of the pages that were read; the system keeps them as long as it has room."""
+    def read(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A copy of some images, after which the memory of the pages they were on is handed back.
+
+        The system keeps those pages as long as it has room; a process that reads many would seem to need all of it.
+        """
+        images = np.array(self.images[chosen])
         mapped: object = self.images.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
+        return images
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

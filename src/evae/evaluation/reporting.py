@@ -116,8 +116,11 @@ def spelled_out(folder: Path, config: dict[str, Any]) -> str:
         raise RunError(f"{folder / run.CONFIG} is not the resolved command of a run") from error
     options = {"data": settings.pop("data"), "model": family.removeprefix("evae.")}
     options |= {f"model.{name}": value for name, value in arguments.items()}
+    flags = {name.replace("_", "-") for name, value in settings.items() if value is True}
+    settings = {name: value for name, value in settings.items() if not isinstance(value, bool)}
     options |= {name.replace("_", "-"): value for name, value in settings.items()} | {"out": "runs/again"}
     given = [_option(name, value) for name, value in options.items() if value is not None]
+    given += [f"--{name}" for name in sorted(flags)]
     return " \\\n    ".join(["evae train", *given])
 
 

@@ -42,7 +42,7 @@ class Feed:
             return self._resident[self._resident_order(epoch)[step, self.rows]].float().div_(255)
         if self._reader is not None:
             return self._read_ahead(epoch, step).to(self.device, non_blocking=True).float().div_(255)
-        return to_float(self.images.images[self.indices(epoch, step)[self.rows]], self.device)
+        return to_float(self.images.read(self.indices(epoch, step)[self.rows]), self.device)
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Of the images of one step, over all processes."""
@@ -65,7 +65,7 @@ class Feed:
 
     def _read(self, epoch: int, step: int) -> Tensor:
         """In memory that the device can copy from by itself."""
-        batch = torch.from_numpy(self.images.images[self.indices(epoch, step)[self.rows]])
+        batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 

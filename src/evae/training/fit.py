@@ -198,7 +198,6 @@ def _epoch(loop: _Loop, state: Progress, stops: Stops) -> Iterator[tuple[dict[st
             _add(loop, state, rows, epoch)
             now = time.monotonic()
             state.training_seconds, read_at, unread = state.training_seconds + now - read_at, now, []
-            loop.feed.images.release()
             counted = step + 1 - state.skipped_in_epoch
             if counted:
                 yield _means(loop, state, step + 1, counted), reason
@@ -333,7 +332,7 @@ def _validate(loop: _Loop, holdout: ImageSet) -> dict[str, float]:
     sums = torch.zeros(3, dtype=loop.sum_type, device=fabric.device)
     for number in range(fabric.global_rank, math.ceil(len(holdout) / size), fabric.world_size):
         torch.manual_seed(_noise_seed(loop.recipe.seed, number))
-        images = _evaluated(loop, holdout.images[number * size : (number + 1) * size])
+        images = _evaluated(loop, holdout.read(slice(number * size, (number + 1) * size)))
         with fabric.autocast():
             terms = network(images)
         sums += torch.stack([terms.loss * len(images), terms.reconstruction.sum(), terms.divergence.sum()])

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -304,6 +305,10 @@ def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, averag
     progress = Progress(**state["progress"])
     model.load_state_dict(load(contents[_MODEL]))
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:  # fused optimizers want both in the same order in memory
+                moments[name] = torch.empty_like(parameter).copy_(value)
     if average is not None:
         average.load_state_dict(load(contents[_AVERAGE]))
     return progress
