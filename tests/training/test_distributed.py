@@ -115,6 +115,13 @@ def test_shared_noise_is_that_of_one_process(draw, rank):
     assert torch.equal(own, whole.narrow(at, 7 * rank, 7))
 
 
+def test_shared_noise_keeps_shapes():
+    """Where another dimension has the size of the batch, or of all of it."""
+    with SharedNoise(5, 1, 2):
+        for shape in [(10, 5), (5, 10), (5, 5), (10, 10), (10, 5, 3)]:
+            assert torch.rand(shape).shape == torch.empty(shape).normal_().shape == shape
+
+
 @pytest.mark.slow
 def test_the_command_starts_its_processes(cache, blobs, tmp_path):
     """And the exit code of a run that was told to stop is that of one process."""

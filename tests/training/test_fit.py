@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from evae import EVAE, VAE, GaussianVAE, open_store, train
+from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, RunError
 from evae.training import DivergedError, InterruptedRun, fit, run
@@ -88,8 +88,17 @@ def test_same_seed_same_weights(options, tmp_path):
     assert not same(weights(first), weights(other))
 
 
-@pytest.mark.parametrize("at", [1, 4, 6, 7, 17])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("at", "signum"),
+    [
+        (1, signal.SIGINT),
+        (4, signal.SIGTERM),
+        (6, signal.SIGINT),
+        (6, signal.SIGUSR1),
+        (7, signal.SIGTERM),
+        (17, signal.SIGINT),
+    ],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(options, tmp_path, monkeypatch, at, signum):
     whole = train(out=tmp_path / "whole", log_every=1, **options)
     restore = interrupt_at(monkeypatch, at, signum)
@@ -122,6 +131,45 @@ def test_resuming_goes_on_for_more_epochs(options, tmp_path):
     parts = train(out=tmp_path / "parts", resume="auto", **options)
     assert same(weights(whole), weights(parts))
     assert yaml.safe_load((parts / "config.yaml").read_text())["epochs"] == 3
+
+
+def test_resuming_convolutions(options, tmp_path):
+    """Weights of several channels are not contiguous in memory, and fused Adam goes by memory."""
+    options |= {"model": partial(EVAE, latent_dim=2)}
+    whole = train(out=tmp_path / "whole", **options)
+    train(out=tmp_path / "parts", **options | {"epochs": 1})
+    assert same_run(whole, train(out=tmp_path / "parts", resume="auto", **options))
+
+
+def test_resuming_a_model_with_a_tuple(options, tmp_path):
+    options |= {"model": partial(WAE, latent_dim=2), "epochs": 1}
+    out = train(out=tmp_path / "run", **options)
+    train(out=out, resume="auto", **options)
+
+
+def test_a_run_that_was_killed_as_it_began_can_begin(options, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.123.tmp").write_text("data: x")
+    train(out=tmp_path / "run", **options | {"epochs": 1})
+
+
+def test_more_processes_than_devices(options, tmp_path, monkeypatch):
+    """Each would train alone, and all write to the same folder."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 processes were started \(WORLD_SIZE\); --devices .* is 1"):
+        train(out=tmp_path / "run", **options)
+
+
+def test_a_model_that_cannot_be_compiled(options, tmp_path, monkeypatch):
+    from torch._dynamo.exc import Unsupported
+
+    def step(*args):
+        raise Unsupported("no compiler")
+
+    monkeypatch.setattr(fit, "_step", step)
+    with pytest.raises(ConfigError, match="cannot be compiled here .*--compile off trains without"):
+        train(out=tmp_path / "run", **options)
 
 
 def test_resume_auto_without_a_run_starts_one(options, tmp_path):
@@ -285,6 +333,9 @@ class TestRefusals:
             ({"time_limit": 0.0}, "time_limit"),
             ({"devices": 0}, "devices"),
             ({"devices": 3}, "batch_size 8 cannot be shared out equally to 3 devices"),
+            ({"decay": "linear"}, "decay must be none or cosine, not 'linear'"),
+            ({"on_nonfinite": "Skip"}, "on_nonfinite must be stop or skip"),
+            ({"precision": "float16"}, "precision must be one of 32-true"),
             ({"precision": "tf32"}, "tf32 is for CUDA devices"),
             ({"resume": "auto", "overwrite": True}, "contradict"),
             ({"accelerator": "cuda"}, "accelerator cuda"),

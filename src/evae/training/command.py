@@ -21,7 +21,7 @@ from evae.models import EVAE, VAE
 from evae.training import run
 from evae.training.distributed import synchronise_batch_norm
 from evae.training.engine import Accelerator, Compile, Precision, Strategy, compiles, is_first_process, open_fabric
-from evae.training.fit import fit
+from evae.training.fit import InterruptedRun, StoppedElsewhereError, fit
 from evae.training.loggers import LoggerName, open_logger
 from evae.training.recipe import Recipe
 
@@ -130,7 +130,12 @@ def train(
         fabric.launch()
         if sync_batchnorm and fabric.world_size > 1:
             synchronise_batch_norm(network)
-        state = fit(fabric, network, store, out, recipe, compiles(compile, fabric.device), opened)
+        try:
+            state = fit(fabric, network, store, out, recipe, compiles(compile, fabric.device), opened)
+        except (InterruptedRun, StoppedElsewhereError):
+            if first:
+                raise
+            return out  # the first process says it; any other's exit code would kill that one before it has
     trained = state.step // (len(store.train) // batch_size)
     early = f", {patience} of them without a lower hold-out loss," if trained < epochs else ""
     console.print(f"{out}: trained for {trained} epochs{early}; evae evaluate {out} measures it", soft_wrap=True)

@@ -1,6 +1,7 @@
 """What makes several processes train as one would."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,24 +34,27 @@ class SharedNoise(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        whole = func(*tree_map(self._whole, args, is_leaf=_is_shape), **tree_map(self._whole, kwargs))
-        own = tree_map(self._own, whole)
+        scaled: list[int] = []
+        whole = partial(self._whole, scaled)
+        drawn = func(*tree_map(whole, args, is_leaf=_is_shape), **tree_map(whole, kwargs))
+        own = tree_map(partial(self._own, scaled[0]), drawn) if scaled else drawn
         if func._schema.is_mutable:  # an in-place sampler has filled a copy
             return args[0].copy_(own)
         return own
 
-    def _whole(self, value: Any) -> Any:
-        """A tensor, or the sizes of one, as they would be for the whole batch."""
-        if isinstance(value, Tensor) and self.rows in value.shape:
-            return torch.cat([value] * self.world_size, list(value.shape).index(self.rows))
-        if _is_shape(value) and self.rows in value:
-            at = list(value).index(self.rows)
-            return [*value[:at], self.rows * self.world_size, *value[at + 1 :]]
-        return value
+    def _whole(self, scaled: list[int], value: Any) -> Any:
+        """A tensor, or the sizes of one, as they would be for the whole batch; notes which dimension that is."""
+        sizes = value.shape if isinstance(value, Tensor) else value if _is_shape(value) else ()
+        if self.rows not in sizes:
+            return value
+        at = list(sizes).index(self.rows)
+        scaled.append(at)
+        if isinstance(value, Tensor):
+            return torch.cat([value] * self.world_size, at)
+        return [*sizes[:at], self.rows * self.world_size, *sizes[at + 1 :]]
 
-    def _own(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and self.rows * self.world_size in value.shape:
-            at = list(value.shape).index(self.rows * self.world_size)
+    def _own(self, at: int, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim > at and value.shape[at] == self.rows * self.world_size:
             return value.narrow(at, self.rank * self.rows, self.rows).clone()
         return value
 

@@ -25,6 +25,7 @@ def open_fabric(
     """
     if devices < 1 or num_nodes < 1:
         raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
+    _check_started(devices * num_nodes)
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
     try:
@@ -54,14 +55,31 @@ def _has_bf16() -> bool:
     return not known or any(known)
 
 
+def _check_started(wanted: int) -> None:
+    """Raise ConfigError where torchrun or srun has started another number of processes: each would train alone."""
+    name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"
+    is_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if name == "SLURM_NTASKS" and not is_slurm:
+        return
+    started = os.environ.get(name, "1")
+    if started != str(wanted):
+        raise ConfigError(f"{started} processes were started ({name}); --devices times --num_nodes is {wanted}")
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes; known before the others are started, from what started this one."""
-    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
-    first = int(rank) == 0
+    ranks = [os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")]
+    first = all(rank == "0" for rank in ranks)
     console.quiet = not first
     return first
 
 
 def compiles(choice: Compile, device: torch.device) -> bool:
-    """Whether to compile: by default on CUDA, where starting each kernel by itself is what limits small networks."""
+    """Whether to compile: by default on CUDA, where starting each kernel by itself is what limits small networks.
+
+    Raises:
+        ConfigError: it is none of the choices.
+    """
+    if choice not in get_args(Compile):
+        raise ConfigError(f"compile must be one of {', '.join(get_args(Compile))}, not {choice!r}")
     return choice == "on" or (choice == "auto" and device.type == "cuda")

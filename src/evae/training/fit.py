@@ -3,9 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from evae import figures
 from evae.console import console, progress
 from evae.data import ImageSet, Store, to_float
-from evae.errors import ConfigError, EvaeError
+from evae.data.rows import first_line
+from evae.errors import ConfigError, EvaeError, RunError
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.training import run
@@ -45,6 +47,10 @@ class InterruptedRun(EvaeError):
             f"stopped by {described(reason)} at step {step} of {folder}; "
             "to go on, give it --resume auto, no --overwrite"
         )
+
+
+class StoppedElsewhereError(EvaeError):
+    """The first process has failed, and says why."""
 
 
 class DivergedError(EvaeError):
@@ -104,13 +110,23 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    loop = _loop(fabric, network, store, out, recipe, compiled)
-    state = _resumed(loop, store.fingerprint)
+    with _hints(recipe.batch_size):
+        loop = _loop(fabric, network, store, out, recipe, compiled)
+        state = _resumed(loop, store.fingerprint)
+        _train(loop, state, store.holdout, logger)
+        _first(loop, partial(run.save_model, out, loop.result))  # in case the last process died before it
+        _draw(loop, store.holdout)
+        fabric.barrier()
+    return state
+
+
+def _train(loop: _Loop, state: Progress, holdout: ImageSet, logger: AbstractContextManager[Log] | None) -> None:
+    """Epoch by epoch, to the last or to the end of patience."""
+    recipe, out = loop.recipe, loop.out
     total = recipe.epochs * loop.steps_per_epoch
     figures_at = time.monotonic()
     with (
         noted_stops(recipe.time_limit) as stops,
-        _memory_hint(recipe.batch_size),
         logger or nullcontext(lambda line, step: None) as log,
         progress("{task.fields[terms]}", "{task.fields[speed]}") as bar,
     ):
@@ -118,13 +134,14 @@ def fit(
         while state.step < total and not _out_of_patience(recipe, state):
             epoch = state.step // loop.steps_per_epoch
             for line, reason in _epoch(loop, state, stops):
-                bar.update(task, completed=state.step, **_shown(line, epoch + 1, recipe.epochs))
-                if recipe.log_every and state.step % recipe.log_every == 0:
+                if line:
+                    bar.update(task, completed=state.step, **_shown(line, epoch + 1, recipe.epochs))
+                if line and recipe.log_every and state.step % recipe.log_every == 0:
                     _log(loop, log, {"step": state.step, **line}, state)
                 if reason and state.step % loop.steps_per_epoch:  # a finished epoch is measured first
                     _save(loop, state)
                     raise InterruptedRun(reason, out, state.step)
-            line |= _validate(loop, store.holdout)
+            line |= _validate(loop, holdout)
             _check_finite(line, state.step)
             _log(loop, log, {"epoch": epoch + 1, "step": state.step, **line}, state)
             _print_epoch(epoch + 1, recipe.epochs, line)
@@ -132,15 +149,28 @@ def fit(
             state.start_epoch()
             _save(loop, state)
             if time.monotonic() - figures_at > _FIGURE_SECONDS and state.step < total:
-                _draw(loop, store.holdout)
+                _draw(loop, holdout)
                 figures_at = time.monotonic()
             if reason and state.step < total:
                 raise InterruptedRun(reason, out, state.step)
-    if fabric.is_global_zero:
-        run.save_model(out, loop.result)  # again, in case the process died before it the last time
-        _draw(loop, store.holdout)
-    fabric.barrier()
-    return state
+
+
+def _first(loop: _Loop, work: Callable[[], object]) -> None:
+    """Let the first process do what only one may; where it fails, all stop, and none waits for it for ever."""
+    error: EvaeError | OSError | None = None
+    if loop.fabric.is_global_zero:
+        try:
+            work()
+        except (EvaeError, OSError) as caught:
+            error = caught
+    failed = error is not None
+    if loop.fabric.world_size > 1:
+        own = torch.tensor(float(failed), device=loop.fabric.device)
+        failed = bool(loop.fabric.all_reduce(own, reduce_op="max"))
+    if error is not None:
+        raise error
+    if failed:
+        raise StoppedElsewhereError("the first process has stopped")
 
 
 def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe, compiled: bool) -> _Loop:
@@ -167,9 +197,11 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
 def _resumed(loop: _Loop, images: str) -> Progress:
     """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
     state = run.load_checkpoint(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
-    loop.fabric.barrier()
-    if loop.fabric.is_global_zero:
-        run.truncate_metrics(loop.out, state)
+    if loop.fabric.world_size > 1:
+        steps = loop.fabric.all_gather(torch.tensor(state.step, device=loop.fabric.device))
+        if len(set(steps.tolist())) > 1:  # type: ignore[union-attr]
+            raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
+    _first(loop, partial(run.truncate_metrics, loop.out, state))
     return state
 
 
@@ -199,9 +231,9 @@ def _epoch(loop: _Loop, state: Progress, stops: Stops) -> Iterator[tuple[dict[st
             now = time.monotonic()
             state.training_seconds, read_at, unread = state.training_seconds + now - read_at, now, []
             counted = step + 1 - state.skipped_in_epoch
-            if counted:
-                yield _means(loop, state, step + 1, counted), reason
-            elif last:
+            if counted or not last:
+                yield _means(loop, state, step + 1, counted) if counted else {}, reason
+            else:
                 raise DivergedError(f"no loss of epoch {epoch + 1} is finite; what was saved is kept")
 
 
@@ -329,6 +361,9 @@ def _noise_seed(*numbers: int) -> int:
 def _validate(loop: _Loop, holdout: ImageSet) -> dict[str, float]:
     """Means over the hold-out images of the loss and its terms; processes take turns at the batches."""
     network, fabric, size = loop.result.eval(), loop.fabric, loop.recipe.batch_size
+    if fabric.world_size > 1:  # the statistics of batch normalisation that will be saved
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
     sums = torch.zeros(3, dtype=loop.sum_type, device=fabric.device)
     for number in range(fabric.global_rank, math.ceil(len(holdout) / size), fabric.world_size):
         torch.manual_seed(_noise_seed(loop.recipe.seed, number))
@@ -351,9 +386,7 @@ def _evaluated(loop: _Loop, images: Any) -> Tensor:
 
 
 def _save(loop: _Loop, state: Progress) -> None:
-    if loop.fabric.is_global_zero:
-        run.save_checkpoint(loop.out, loop.network, loop.optimizer, state, loop.average)
-    loop.fabric.barrier()  # no process ends before it is saved
+    _first(loop, partial(run.save_checkpoint, loop.out, loop.network, loop.optimizer, state, loop.average))
 
 
 def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
@@ -364,13 +397,12 @@ def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
         state.epochs_since_best += 1
         return
     state.best_loss, state.epochs_since_best = loss, 0
-    if loop.fabric.is_global_zero:
-        run.save_best(loop.out, loop.result)
+    _first(loop, partial(run.save_best, loop.out, loop.result))
 
 
 def _log(loop: _Loop, log: Log, line: dict[str, float], state: Progress) -> None:
+    _first(loop, partial(run.append_metrics, loop.out, line, state))
     if loop.fabric.is_global_zero:
-        run.append_metrics(loop.out, line, state)
         log({k: v for k, v in line.items() if k not in ("epoch", "step")}, int(line["step"]))
 
 
@@ -415,11 +447,15 @@ def _draw(loop: _Loop, holdout: ImageSet) -> None:
 
 
 @contextmanager
-def _memory_hint(batch_size: int) -> Iterator[None]:
-    """Say which option to lower where memory runs out."""
+def _hints(batch_size: int) -> Iterator[None]:
+    """Say which option to change where memory runs out or the model cannot be compiled."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise ConfigError(
+                f"the model cannot be compiled here ({first_line(error)}); --compile off trains without"
+            ) from error
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise ConfigError(

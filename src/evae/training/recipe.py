@@ -35,6 +35,9 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name, choices in {"decay": ("none", "cosine"), "on_nonfinite": ("stop", "skip")}.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be {' or '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("warmup", "divergence_warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a number of epochs, not {getattr(self, name)}")

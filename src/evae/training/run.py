@@ -74,7 +74,7 @@ class Progress:
 # What training and evaluation write; --overwrite removes nothing else.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 _MADE_OF_IT = ("evaluation.json", "report.html", "figures", "tensorboard", NONFINITE)
-_OURS = (CONFIG, METRICS, CHECKPOINTS, *_MODEL_FILES, *_MADE_OF_IT)
+_OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_MADE_OF_IT, CONFIG)
 
 
 # Starting a run ----------------------------------------------------------------------------------------------
@@ -91,17 +91,22 @@ def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
     Raises:
         RunError: the folder exists and is not empty, and ``overwrite`` is not set; or it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(f.name != _LOCK for f in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
         if not (folder / CONFIG).exists():
             raise RunError(f"{folder} exists and is no run folder; choose another --out")
         if not overwrite:
             raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
-        for path in (folder / name for name in _OURS):
+        for path in (folder / name for name in _OURS):  # the configuration last: until then it is a run
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
     write_config(folder, config)
+
+
+def _is_content(path: Path) -> bool:
+    """Anything but the lock and what a process left that was killed while it wrote."""
+    return path.name != _LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 @contextmanager
@@ -127,7 +132,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml."""
-    write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder / CONFIG, _as_yaml(config))
+
+
+def _as_yaml(config: dict[str, Any]) -> str:
+    """Tuples become lists."""
+    text: str = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
+    return text
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check_same_settings(folder: Path, config: dict[str, Any]) -> None:
     """Raise RunError, saying which differ, unless the run was started with the settings it is to be resumed with."""
-    old, new = _flat(read_config(folder)), _flat(config)
+    old, new = _flat(read_config(folder)), _flat(yaml.safe_load(_as_yaml(config)))
     free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
     differing = sorted(k for k in old.keys() | new.keys() if k.split(".")[0] not in free and old.get(k) != new.get(k))
     if differing:
@@ -307,7 +318,9 @@ def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, averag
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
-            if value.shape == parameter.shape:  # fused optimizers want both in the same order in memory
+            if (
+                name != "step" and value.shape == parameter.shape
+            ):  # fused optimizers want both in the same order in memory
                 moments[name] = torch.empty_like(parameter).copy_(value)
     if average is not None:
         average.load_state_dict(load(contents[_AVERAGE]))
@@ -382,7 +395,7 @@ def save_best(folder: Path, model: nn.Module) -> None:
             shutil.rmtree(best, ignore_errors=True)
             os.replace(complete, best)
     except (OSError, RunError) as error:
-        raise RunError(f"{_reason(error)}; the last checkpoint is kept and --resume auto starts from it") from error
+        raise RunError(f"{_reason(error)}; what was saved before it is kept") from error
 
 
 def _save_pretrained(model: nn.Module, folder: Path) -> None:
