@@ -14,7 +14,8 @@ from evae.evaluation import panels
 from evae.evaluation.comparison import compare
 from evae.evaluation.ranking import best, disagreement, incomparable
 from evae.evaluation.tables import Cell, Grid, latex, markdown
-from tests.evaluation.html_pages import CHROMIUM, Page, browse, leave_undrawn
+from tests.evaluation.html_pages import CHROMIUM, Page, browse
+from tests.evaluation.small import trained
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +25,13 @@ def runs(blobs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
         for family in (EVAE, GaussianVAE, WAE):
-            options = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu"}
-            out = train(blobs, folder / family.__name__, partial(family, latent_dim=3), **options)
-            evaluate(out, show=False)
+            evaluate(trained(family, blobs, folder / family.__name__), show=False)
     return folder
 
 
 @pytest.fixture
 def copied(runs, tmp_path):
     return shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns("checkpoints"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    leave_undrawn(monkeypatch)
 
 
 def change(run, **changes):

@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from evae import EVAE, HVAE, WAE, evaluate, train
+from evae import EVAE, HVAE, WAE, evaluate
 from evae.cli import main
 from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
@@ -21,7 +20,8 @@ from evae.evaluation.exploration import Survey, by_error, great_circle, interpol
 from evae.evaluation.records import epochs, numbers, points, read_evaluation
 from evae.evaluation.reporting import report, spelled_out
 from evae.training import load_model
-from tests.evaluation.html_pages import CHROMIUM, Page, browse, leave_undrawn
+from tests.evaluation.html_pages import CHROMIUM, Page, browse
+from tests.evaluation.small import trained
 
 EVALUATION = {
     "model": "EVAE",
@@ -56,10 +56,6 @@ EVALUATION = {
 }
 
 
-def trained(family, data, out):
-    return train(data, out, partial(family, latent_dim=3), epochs=1, batch_size=16, image_size=16, accelerator="cpu")
-
-
 @pytest.fixture(scope="module")
 def run(blobs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -73,11 +69,6 @@ def run(blobs, tmp_path_factory):
 @pytest.fixture
 def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "a", ignore=shutil.ignore_patterns("checkpoints"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    leave_undrawn(monkeypatch)
 
 
 def words(command):

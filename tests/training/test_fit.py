@@ -144,13 +144,16 @@ def test_resuming_convolutions(options, tmp_path):
 def test_resuming_a_model_with_a_tuple(options, tmp_path):
     options |= {"model": partial(WAE, latent_dim=2), "epochs": 1}
     out = train(out=tmp_path / "run", **options)
-    train(out=out, resume="auto", **options)
+    before = timeless(out)
+    train(out=out, resume="auto", **options)  # the configuration's list is no other setting
+    assert timeless(out) == before
 
 
 def test_a_run_that_was_killed_as_it_began_can_begin(options, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.yaml.123.tmp").write_text("data: x")
-    train(out=tmp_path / "run", **options | {"epochs": 1})
+    out = train(out=tmp_path / "run", **options | {"epochs": 1})
+    assert [line["epoch"] for line in run.read_metrics(out)] == [1]
 
 
 def test_more_processes_than_devices(options, tmp_path, monkeypatch):

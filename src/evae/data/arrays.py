@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.data.rows import NO_LABEL, Row, Source, as_split, first_line, listing_key, natural_size, split_names
-from evae.errors import DataError
+from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, natural_size, split_names
+from evae.errors import DataError, first_line
 
 
 def arrays_source(data: str, path: Path) -> Source:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,3 @@ def natural_size(rows: Iterator[Row]) -> int:
         except BadImageError:
             continue
     return 64
-
-
-def first_line(error: Any) -> str:
-    """An error's message, or its type, on one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from evae.data.arrays import arrays_source
 from evae.data.decode import SUFFIXES
-from evae.data.rows import NO_LABEL, Row, Source, as_split, first_line, listing_key, split_names
+from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, split_names
 from evae.data.tables import Table, arrow_source, in_memory, tables_source
-from evae.errors import DataError
+from evae.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset

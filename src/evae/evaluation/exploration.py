@@ -12,7 +12,7 @@ from torch.nn import functional
 from evae.data import ImageSet, to_float
 from evae.evaluation.latents import posterior_spread
 from evae.evaluation.metrics import mean_squared_error
-from evae.evaluation.runs import BATCH, batches
+from evae.evaluation.runs import BATCH, batches, device_of
 from evae.models import VAE
 
 _RANGE = (0.05, 0.95)  # quantiles of a latent's codes between which it is traversed
@@ -56,7 +56,7 @@ def survey(model: VAE, images: ImageSet) -> Survey:
     """Encode all images and decode them again."""
     codes, errors, spreads = [], [], []
     total, name = torch.zeros(model.image_shape, dtype=torch.float64), None
-    for batch in batches(images, _device(model), "looking at images"):
+    for batch in batches(images, device_of(model), "looking at images"):
         q = model.posterior(batch)
         centre = model.centre(q)
         codes.append(centre.cpu())
@@ -79,7 +79,7 @@ def by_error(errors: Tensor, count: int) -> dict[str, Tensor]:
 
 def originals(model: VAE, images: ImageSet, rows: Tensor) -> Tensor:
     """Images (N, C, H, W) by index, in the order asked for, where the model is."""
-    return to_float(images.images[rows.numpy()], _device(model))
+    return to_float(images.images[rows.numpy()], device_of(model))
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traver
     """The latents whose codes vary most, each taken through their 5 % to 95 % quantiles about the mean image's code."""
     activity = found.codes.double().var(0, correction=0)
     latents = activity.argsort(descending=True, stable=True)[:count]
-    around = model.encode(found.mean_image[None].to(_device(model)))[0].cpu()
+    around = model.encode(found.mean_image[None].to(device_of(model)))[0].cpu()
     limits = found.codes[:, latents].double().quantile(torch.tensor(_RANGE, dtype=torch.float64), dim=0)
     codes = torch.stack(
         [
@@ -128,9 +128,5 @@ def _moved(code: Tensor, latent: int, value: float, on_sphere: bool) -> Tensor:
 
 def _decoded(model: VAE, codes: Tensor) -> Tensor:
     """Images (A, B, C, H, W) of codes (A, B, d)."""
-    parts = codes.flatten(0, 1).to(_device(model)).split(BATCH)
+    parts = codes.flatten(0, 1).to(device_of(model)).split(BATCH)
     return torch.cat([model.decode(part).cpu() for part in parts]).unflatten(0, codes.shape[:2])
-
-
-def _device(model: VAE) -> torch.device:
-    return next(model.parameters()).device

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 from evae.data import ImageSet
 from evae.distributions import KernelPosterior, PowerSpherical, SphericalPosterior, VonMisesFisher
 from evae.evaluation.likelihood import share_outside
-from evae.evaluation.runs import batches
+from evae.evaluation.runs import batches, device_of
 from evae.models import VAE
 
 _ACTIVE = 0.01
@@ -24,7 +24,7 @@ def describe_latents(model: VAE, images: ImageSet) -> dict[str, Any]:
     (Burda, Grosse and Salakhutdinov 2016, whose prior has variance 1). ``rate_per_dimension`` is the mean of the KL or
     the penalty of each latent, where the divergence is a sum over latents; ``spread`` names what the quantiles are of.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     centres, rates, spreads, outside = [], [], [], []
     name = None
     for batch in batches(images, device, "latents"):

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 from evae.console import warn
 from evae.data import ImageSet, to_float
 from evae.errors import ConfigError
-from evae.evaluation.runs import BATCH, batches
+from evae.evaluation.runs import BATCH, batches, device_of
 from evae.models import VAE
 
 _AT_ONCE = 2**19  # numbers of latents evaluated in one go: a kernel posterior's density takes 64 nodes for each
@@ -27,7 +27,7 @@ def bound_likelihood(model: VAE, images: ImageSet, samples: int) -> dict[str, fl
     """
     if samples < 1:
         raise ConfigError(f"likelihood must be at least 1 sample, not {samples}")
-    device = next(model.parameters()).device
+    device = device_of(model)
     few = to_float(images.images[:BATCH], device)
     if (outside := share_outside(model, model.posterior(few), samples=10)) > 0:
         warn(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evae.console import warn
 from evae.data import ImageSet, Store, to_float
-from evae.evaluation.runs import BATCH
+from evae.evaluation.runs import BATCH, device_of
 from evae.models import VAE
 
 _MOST = 10_000  # images to learn from, and images to test on
@@ -53,7 +53,7 @@ def _labelled(images: ImageSet, seed: int) -> NDArray[np.int64]:
 
 
 def _codes_and_pixels(model: VAE, images: ImageSet, rows: NDArray[np.int64]) -> tuple[Any, Any]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     codes, pixels = [], []
     for start in range(0, len(rows), BATCH):
         batch = to_float(images.images[rows[start : start + BATCH]], device)

@@ -16,7 +16,7 @@ from evae.evaluation.metrics import (
     sharpness,
     structural_similarity,
 )
-from evae.evaluation.runs import batches
+from evae.evaluation.runs import batches, device_of
 from evae.models import VAE
 from evae.models.vae import Latents
 
@@ -39,7 +39,7 @@ def measure(model: VAE, images: ImageSet, latents: Latents = "sample", repeats: 
         repeats: samples for each image; an image's metrics are their means.
     """
     metrics: defaultdict[str, PerImageMean] = defaultdict(PerImageMean)
-    for batch in batches(images, next(model.parameters()).device, "evaluating"):
+    for batch in batches(images, device_of(model), "evaluating"):
         drawn = [_per_image(model, batch, latents) for _ in range(repeats if latents == "sample" else 1)]
         for name in drawn[0]:
             mean = torch.stack([values[name] for values in drawn]).mean(0)

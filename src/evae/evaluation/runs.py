@@ -9,7 +9,7 @@ from torch import Tensor
 from evae.console import progress, warn
 from evae.data import ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import ConfigError, DataError, RunError
+from evae.errors import ConfigError, DataError, RunError, first_line
 from evae.models import VAE
 from evae.training import run
 
@@ -26,7 +26,12 @@ def usable_device(name: str) -> torch.device:
         torch.zeros(1, device=name).cpu()
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"--device {name} cannot be used ({first_line(error)})") from error
+
+
+def device_of(model: VAE) -> torch.device:
+    """Where its weights are."""
+    return next(model.parameters()).device
 
 
 def run_data(

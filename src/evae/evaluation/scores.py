@@ -22,7 +22,7 @@ from evae.evaluation.distances import (
     nearest_distance,
 )
 from evae.evaluation.features import Extractor
-from evae.evaluation.runs import BATCH, batches
+from evae.evaluation.runs import BATCH, batches, device_of
 from evae.figures import to_bytes
 from evae.files import write_atomically
 from evae.models import VAE
@@ -47,7 +47,7 @@ def score(
     holdout = store.holdout
     real = _real_features(store, extractor)
     rebuilt, drawn = FeatureSet(seed), FeatureSet(seed)
-    for batch in batches(holdout, next(model.parameters()).device, "features of reconstructions"):
+    for batch in batches(holdout, device_of(model), "features of reconstructions"):
         rebuilt.add(extractor(to_bytes(model.reconstruct(batch, latents))))
     pictures, seen = [], 0
     for images in _drawn(model, samples):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from evae.errors import ConfigError, RunError
+from evae.errors import ConfigError, RunError, check_choice, first_line
 from evae.files import write_atomically
 from evae.models.objectives import Objective, Terms
 
@@ -112,8 +112,7 @@ class VAE(
     @torch.no_grad()
     def reconstruct(self, images: Tensor, latents: Latents = "mean") -> Tensor:
         """Mean images decoded from the posterior's mean, or from one sample of it; (N, C, H, W), no gradient."""
-        if latents not in get_args(Latents):
-            raise ConfigError(f"latents must be one of {', '.join(get_args(Latents))}, not {latents!r}")
+        check_choice("latents", latents, get_args(Latents))
         q = self.posterior(images)
         return self.decode(self.centre(q) if latents == "mean" else q.sample())
 
@@ -178,7 +177,7 @@ class VAE(
         try:
             model = family(**(known | model_kwargs)).to(map_location)
         except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({reason})") from error
         weights = fetch(WEIGHTS)
         try:

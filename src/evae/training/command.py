@@ -110,6 +110,7 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite contradict each other")
     out, first = Path(out), is_first_process()
+    console.quiet = not first
     store = open_store(data, image_size, crop, on_bad_image)
     if data not in BUILT_IN and Path(data).expanduser().exists():  # to be found again from elsewhere
         settings["data"] = str(Path(data).expanduser().resolve())

@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from lightning_fabric import Fabric
 
-from evae.console import console, warn
-from evae.errors import ConfigError
+from evae.console import warn
+from evae.errors import ConfigError, check_choice
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32-true", "tf32", "bf16-mixed", "64-true"]
@@ -26,8 +26,7 @@ def open_fabric(
     if devices < 1 or num_nodes < 1:
         raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
     _check_started(devices * num_nodes)
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+    check_choice("precision", precision, get_args(Precision))
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -69,9 +68,7 @@ def _check_started(wanted: int) -> None:
 def is_first_process() -> bool:
     """Whether this is the process that writes; known before the others are started, from what started this one."""
     ranks = [os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")]
-    first = all(rank == "0" for rank in ranks)
-    console.quiet = not first
-    return first
+    return all(rank == "0" for rank in ranks)
 
 
 def compiles(choice: Compile, device: torch.device) -> bool:
@@ -80,6 +77,5 @@ def compiles(choice: Compile, device: torch.device) -> bool:
     Raises:
         ConfigError: it is none of the choices.
     """
-    if choice not in get_args(Compile):
-        raise ConfigError(f"compile must be one of {', '.join(get_args(Compile))}, not {choice!r}")
+    check_choice("compile", choice, get_args(Compile))
     return choice == "on" or (choice == "auto" and device.type == "cuda")

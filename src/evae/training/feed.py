@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evae.data import ImageSet, batch_indices, to_float
+from evae.data import ImageSet, batch_indices
 
 
 class Feed:
@@ -39,10 +39,12 @@ class Feed:
     def __call__(self, epoch: int, step: int) -> Tensor:
         """The images (N / world_size, C, H, W) of one step, float32 in [0, 1]."""
         if self._resident is not None:
-            return self._resident[self._resident_order(epoch)[step, self.rows]].float().div_(255)
-        if self._reader is not None:
-            return self._read_ahead(epoch, step).to(self.device, non_blocking=True).float().div_(255)
-        return to_float(self.images.read(self.indices(epoch, step)[self.rows]), self.device)
+            batch = self._resident[self._resident_order(epoch)[step, self.rows]]
+        elif self._reader is not None:
+            batch = self._read_ahead(self._reader, epoch, step)
+        else:
+            batch = self._read(epoch, step)
+        return batch.to(self.device, non_blocking=True).float().div_(255)
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Of the images of one step, over all processes."""
@@ -55,16 +57,15 @@ class Feed:
             self._order = epoch, torch.from_numpy(order).to(self.device)
         return self._order[1]
 
-    def _read_ahead(self, epoch: int, step: int) -> Tensor:
-        assert self._reader is not None
+    def _read_ahead(self, reader: ThreadPoolExecutor, epoch: int, step: int) -> Tensor:
         ahead, self._ahead = self._ahead, None
         batch = ahead[1].result() if ahead is not None and ahead[0] == (epoch, step) else self._read(epoch, step)
         following = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
-        self._ahead = following, self._reader.submit(self._read, *following)
+        self._ahead = following, reader.submit(self._read, *following)
         return batch
 
     def _read(self, epoch: int, step: int) -> Tensor:
-        """In memory that the device can copy from by itself."""
+        """As bytes, in memory that a GPU can copy from by itself."""
         batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 

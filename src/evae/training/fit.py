@@ -21,8 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from evae import figures
 from evae.console import console, progress
 from evae.data import ImageSet, Store, to_float
-from evae.data.rows import first_line
-from evae.errors import ConfigError, EvaeError, RunError
+from evae.errors import ConfigError, EvaeError, RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.training import run
@@ -114,7 +113,6 @@ def fit(
         loop = _loop(fabric, network, store, out, recipe, compiled)
         state = _resumed(loop, store.fingerprint)
         _train(loop, state, store.holdout, logger)
-        _first(loop, partial(run.save_model, out, loop.result))  # in case the last process died before it
         _draw(loop, store.holdout)
         fabric.barrier()
     return state
@@ -163,14 +161,17 @@ def _first(loop: _Loop, work: Callable[[], object]) -> None:
             work()
         except (EvaeError, OSError) as caught:
             error = caught
-    failed = error is not None
-    if loop.fabric.world_size > 1:
-        own = torch.tensor(float(failed), device=loop.fabric.device)
-        failed = bool(loop.fabric.all_reduce(own, reduce_op="max"))
+    failed = _largest(loop, error is not None)
     if error is not None:
         raise error
     if failed:
         raise StoppedElsewhereError("the first process has stopped")
+
+
+def _largest(loop: _Loop, number: int) -> int:
+    """Of the numbers of all processes."""
+    own = torch.tensor(int(number), device=loop.fabric.device)
+    return int(loop.fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
 
 
 def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe, compiled: bool) -> _Loop:
@@ -197,11 +198,11 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
 def _resumed(loop: _Loop, images: str) -> Progress:
     """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
     state = run.load_checkpoint(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
-    if loop.fabric.world_size > 1:
-        steps = loop.fabric.all_gather(torch.tensor(state.step, device=loop.fabric.device))
-        if len(set(steps.tolist())) > 1:  # type: ignore[union-attr]
-            raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
+    if _largest(loop, state.step) != -_largest(loop, -state.step):
+        raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
     _first(loop, partial(run.truncate_metrics, loop.out, state))
+    if state.step:  # the process may have died after the checkpoint and before the model beside it
+        _first(loop, partial(run.save_model, loop.out, loop.result))
     return state
 
 
@@ -245,12 +246,8 @@ def _read_is_due(loop: _Loop, step: int, read_at: float) -> bool:
 
 def _read(loop: _Loop, unread: list[Tensor], reason: int) -> tuple[list[list[float]], int]:
     """The terms of each step and the reason to stop, the same in all processes."""
-    terms = torch.stack(unread)
-    if loop.fabric.world_size > 1:
-        terms = loop.fabric.all_reduce(terms, reduce_op="mean")  # type: ignore[assignment]
-        own = torch.tensor(reason, device=loop.fabric.device)
-        reason = int(loop.fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
-    return terms.tolist(), reason
+    terms: Any = loop.fabric.all_reduce(torch.stack(unread), reduce_op="mean")
+    return terms.tolist(), _largest(loop, reason)
 
 
 def _add(loop: _Loop, state: Progress, rows: list[list[float]], epoch: int) -> None:
@@ -296,15 +293,14 @@ def _step(loop: _Loop, epoch: int, step: int) -> Tensor:
         terms = loop.model(images, *_warmth(recipe, at, images.device))
     optimizer.zero_grad()
     loop.fabric.backward(terms.loss)
-    parameters = [p for p in loop.network.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = get_total_norm([p.grad for p in loop.network.parameters() if p.grad is not None])
     shown = torch.stack([terms.loss, terms.reconstruction.mean(), terms.divergence.mean(), norm]).detach()
     if cautious and not _all_finite(loop, shown):
         for buffer, before in zip(loop.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
         return shown
     if recipe.gradient_clip is not None:
-        clip_grads_with_norm_(parameters, recipe.gradient_clip, norm)
+        clip_grads_with_norm_(loop.network.parameters(), recipe.gradient_clip, norm)
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(at)
     optimizer.step()
@@ -320,10 +316,7 @@ def _warmth(recipe: Recipe, epoch: float, device: torch.device) -> tuple[Tensor,
 
 def _all_finite(loop: _Loop, terms: Tensor) -> bool:
     """Whether the terms are finite in every process; waits for the device."""
-    finite = terms.isfinite().all().float()
-    if loop.fabric.world_size > 1:
-        finite = loop.fabric.all_reduce(finite, reduce_op="min")  # type: ignore[assignment]
-    return bool(finite)
+    return not _largest(loop, not terms.isfinite().all())
 
 
 def _diverged(loop: _Loop, epoch: int, number: int, row: list[float]) -> None:
@@ -371,10 +364,8 @@ def _validate(loop: _Loop, holdout: ImageSet) -> dict[str, float]:
         with fabric.autocast():
             terms = network(images)
         sums += torch.stack([terms.loss * len(images), terms.reconstruction.sum(), terms.divergence.sum()])
-    if fabric.world_size > 1:
-        sums = fabric.all_reduce(sums, reduce_op="sum")  # type: ignore[assignment]
-    names = (f"holdout_{name}" for name in loop.term_names)
-    return dict(zip(names, (sums / len(holdout)).tolist(), strict=False))
+    means: Any = fabric.all_reduce(sums, reduce_op="sum") / len(holdout)  # type: ignore[operator]
+    return {f"holdout_{name}": mean for name, mean in zip(loop.term_names, means.tolist(), strict=False)}
 
 
 def _evaluated(loop: _Loop, images: Any) -> Tensor:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from evae.console import warn
-from evae.data.rows import first_line
-from evae.errors import ConfigError
+from evae.errors import ConfigError, check_choice, first_line
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Log = Callable[[dict[str, float], int], object]
@@ -22,13 +22,12 @@ def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> A
     """
     if name is None:
         return nullcontext(lambda line, step: None)
-    if name not in get_args(LoggerName):
-        raise ConfigError(f"logger must be one of {', '.join(get_args(LoggerName))}, not {name!r}")
+    check_choice("logger", name, _OPENERS)
     try:
-        logger = _OPENERS[name](out, config)
+        import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
-    return _forgiving(name, logger)
+    return _forgiving(name, _OPENERS[name](out, config))
 
 
 @contextmanager
@@ -58,55 +57,41 @@ def _identity(out: Path) -> str:
     return blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()
 
 
-def _tensorboard(out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+@contextmanager
+def _tensorboard(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     from torch.utils.tensorboard import SummaryWriter
 
-    @contextmanager
-    def opened() -> Iterator[Log]:
-        with SummaryWriter(out / "tensorboard") as writer:
-            yield lambda line, step: [writer.add_scalar(name, value, step) for name, value in line.items()]
-
-    return opened()
+    with SummaryWriter(out / "tensorboard") as writer:
+        yield lambda line, step: [writer.add_scalar(name, value, step) for name, value in line.items()]
 
 
-def _wandb(out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+@contextmanager
+def _wandb(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import wandb
 
-    @contextmanager
-    def opened() -> Iterator[Log]:
-        with wandb.init(
-            project="evae", name=out.name, id=_identity(out), resume="allow", dir=out, config=config
-        ) as run:
-            yield lambda line, step: run.log(line, step=step)
-
-    return opened()
+    with wandb.init(project="evae", name=out.name, id=_identity(out), resume="allow", dir=out, config=config) as run:
+        yield lambda line, step: run.log(line, step=step)
 
 
-def _mlflow(out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+@contextmanager
+def _mlflow(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import mlflow
 
-    @contextmanager
-    def opened() -> Iterator[Log]:
-        mlflow.set_experiment("evae")
-        with mlflow.start_run(run_name=out.name):
-            mlflow.log_dict(config, "config.yaml")
-            yield lambda line, step: mlflow.log_metrics(line, step=step)
-
-    return opened()
+    mlflow.set_experiment("evae")
+    with mlflow.start_run(run_name=out.name):
+        mlflow.log_dict(config, "config.yaml")
+        yield lambda line, step: mlflow.log_metrics(line, step=step)
 
 
-def _trackio(out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+@contextmanager
+def _trackio(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import trackio
 
-    @contextmanager
-    def opened() -> Iterator[Log]:
-        run = trackio.init(project="evae", name=out.name, config=config, resume="allow")
-        try:
-            yield lambda line, step: trackio.log(line, step=step)
-        finally:
-            run.finish()
-
-    return opened()
+    run = trackio.init(project="evae", name=out.name, config=config, resume="allow")
+    try:
+        yield lambda line, step: trackio.log(line, step=step)
+    finally:
+        run.finish()
 
 
 _OPENERS: dict[str, Callable[[Path, dict[str, Any]], AbstractContextManager[Log]]] = {

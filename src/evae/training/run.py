@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from evae.console import warn
-from evae.errors import RunError
+from evae.errors import RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.models.vae import state_tensors
@@ -132,13 +132,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml."""
-    write_atomically(folder / CONFIG, _as_yaml(config))
+    write_atomically(folder / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
 
 
-def _as_yaml(config: dict[str, Any]) -> str:
-    """Tuples become lists."""
-    text: str = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
-    return text
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As it is read again: tuples become lists."""
+    return dict(json.loads(json.dumps(config)))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check_same_settings(folder: Path, config: dict[str, Any]) -> None:
     """Raise RunError, saying which differ, unless the run was started with the settings it is to be resumed with."""
-    old, new = _flat(read_config(folder)), _flat(yaml.safe_load(_as_yaml(config)))
+    old, new = _flat(read_config(folder)), _flat(_plain(config))
     free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
     differing = sorted(k for k in old.keys() | new.keys() if k.split(".")[0] not in free and old.get(k) != new.get(k))
     if differing:
@@ -245,7 +244,7 @@ def save_checkpoint(
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(last, previous)
         os.replace(temporary, last)
-        save_model(folder, model if average is None else average.module)
+        _put_model(folder, model if average is None else average.module)
     except (OSError, RunError) as error:
         for leftover in checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -276,7 +275,7 @@ def load_checkpoint(
         try:
             progress = _read_state(checkpoint, model, optimizer, average)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            errors.append(f"{checkpoint} is damaged ({str(error).splitlines()[0]})")
+            errors.append(f"{checkpoint} is damaged ({first_line(error)})")
             continue
         for damage in errors:
             warn(f"{damage}; going on from the one before, at step {progress.step}")
@@ -369,7 +368,25 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
+@contextmanager
+def _nothing_lost() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunError) as error:
+        raise RunError(f"{_reason(error)}; what was saved before it is kept") from error
+
+
 def save_model(folder: Path, model: nn.Module) -> None:
+    """Write the model itself, as ``save_checkpoint`` does.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    with _nothing_lost():
+        _put_model(folder, model)
+
+
+def _put_model(folder: Path, model: nn.Module) -> None:
     """save_pretrained, each file moved to its place when complete."""
     with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder / CHECKPOINTS) as temporary:
         _save_pretrained(model, Path(temporary))
@@ -384,7 +401,7 @@ def save_best(folder: Path, model: nn.Module) -> None:
         RunError: it cannot be written, because the disk is full, say.
     """
     best = folder / CHECKPOINTS / "best"
-    try:
+    with _nothing_lost():
         best.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(suffix=".tmp", dir=best.parent) as temporary:
             complete = Path(temporary) / "best"
@@ -394,8 +411,6 @@ def save_best(folder: Path, model: nn.Module) -> None:
                 shutil.copyfile(folder / name, complete / name)
             shutil.rmtree(best, ignore_errors=True)
             os.replace(complete, best)
-    except (OSError, RunError) as error:
-        raise RunError(f"{_reason(error)}; what was saved before it is kept") from error
 
 
 def _save_pretrained(model: nn.Module, folder: Path) -> None:
