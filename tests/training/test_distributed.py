@@ -11,6 +11,8 @@ from torch import nn
 from evae import train
 from evae.training import run
 from evae.training.distributed import SharedNoise, synchronise_batch_norm
+from evae.training.engine import open_fabric
+from evae.training.sharding import laid_out_as, whole
 from tests.training.small import SETTINGS, SmallEVAE, weights
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -64,6 +66,37 @@ def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
             assert a[name] == pytest.approx(b[name], rel=1e-6), name  # losses are float32, here as there
     for name, value in weights(one).items():
         torch.testing.assert_close(value, weights(tmp_path / "two")[name], rtol=1e-6, atol=1e-8)
+
+
+def test_shared_out_weights_train_as_whole_ones(cache, blobs, tmp_path):
+    """Resumed with the other strategy, and from it; in float32, where biases before batch normalisation are adrift."""
+    options = {"model": SmallEVAE, "log_every": 1, "gradient_clip": 1.0, "on_nonfinite": "skip"}
+    one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
+    for epochs, strategy in enumerate(("fsdp", "ddp", "fsdp"), 1):
+        in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": epochs, "strategy": strategy})
+    ours, theirs = (run.read_metrics(folder) for folder in (one, tmp_path / "two"))
+    assert len(ours) == len(theirs) == 21
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds", "images_per_second"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-3), name
+    assert isinstance(run.load_model(tmp_path / "two"), SmallEVAE)
+
+
+def _share_out(weight):
+    fabric = open_fabric("cpu", 2, 1, "fsdp", "32-true")
+    fabric.launch()
+    module = nn.Linear(5, 6, bias=False)
+    module.load_state_dict({"weight": weight})
+    fabric.setup_module(module)
+    own = module.weight.to_local()
+    assert torch.equal(own, weight.chunk(2)[fabric.global_rank])
+    assert torch.equal(whole(module.weight), weight)
+    assert torch.equal(laid_out_as(2 * weight, module.weight).to_local(), 2 * own)
+
+
+def test_each_process_has_its_share_of_a_weight(cache):
+    in_two(_share_out, cache, torch.randn(6, 5))
 
 
 def _normalise(images, weight, path):

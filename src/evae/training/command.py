@@ -87,7 +87,8 @@ def train(
         accelerator: where to compute.
         devices: GPUs (or processes, on CPU) of each machine.
         num_nodes: machines.
-        strategy: ddp computes gradients on all devices and averages them; auto does so where there are several.
+        strategy: ddp computes gradients on all devices and averages them; auto does so where there are several. fsdp
+            also shares out weights, gradients and the state of Adam between them, for networks too large for one.
         sync_batchnorm: with several devices, normalise by the statistics of the whole batch.
         precision: of the arithmetic; posteriors and losses are float32 at least. tf32 is for CUDA.
         compile: the model with torch.compile; auto: on CUDA only.
@@ -119,6 +120,8 @@ def train(
     fabric = open_fabric(accelerator, devices, num_nodes, strategy, precision)
     if batch_size % (devices * num_nodes):
         raise ConfigError(f"batch_size {batch_size} cannot be shared out equally to {devices * num_nodes} devices")
+    if strategy == "fsdp" and ema is not None:
+        raise ConfigError("--ema is not for --strategy fsdp: an average needs all weights in every step")
     torch.manual_seed(seed)
     network = _build(model, store.image_shape, batch_size)
     network.initialise(partial(_drawn, store.train, seed))

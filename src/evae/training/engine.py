@@ -8,10 +8,11 @@ from lightning_fabric import Fabric
 
 from evae.console import warn
 from evae.errors import ConfigError, check_choice
+from evae.training.sharding import fsdp
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32-true", "tf32", "bf16-mixed", "64-true"]
-Strategy = Literal["auto", "ddp"]
+Strategy = Literal["auto", "ddp", "fsdp"]
 Compile = Literal["auto", "on", "off"]
 
 
@@ -27,12 +28,15 @@ def open_fabric(
         raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
     _check_started(devices * num_nodes)
     check_choice("precision", precision, get_args(Precision))
+    check_choice("strategy", strategy, get_args(Strategy))
+    if strategy == "fsdp" and (devices * num_nodes == 1 or precision == "64-true"):
+        raise ConfigError("--strategy fsdp is for several devices, and not for --precision 64-true")
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=strategy,
+            strategy=fsdp(devices * num_nodes) if strategy == "fsdp" else strategy,
             precision="32-true" if precision == "tf32" else precision,
         )
     except (RuntimeError, ValueError) as error:

@@ -20,7 +20,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -34,6 +33,7 @@ from evae.errors import RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.models.vae import state_tensors
+from evae.training.sharding import laid_out_as, whole
 
 CONFIG, METRICS, CHECKPOINTS, NONFINITE = "config.yaml", "metrics.jsonl", "checkpoints", "nonfinite.json"
 _LOCK = ".lock"
@@ -219,8 +219,26 @@ def truncate_metrics(folder: Path, progress: Progress) -> None:
 # Checkpoints -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class OptimizerState:
+    """Whole tensors on the CPU by parameter and name ("3.exp_avg"), and plain settings."""
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "OptimizerState":
+        """What an optimizer has in mind; where that is shared out between processes, all of them have to ask."""
+        state = optimizer.state_dict()
+        tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+        return cls(
+            {name: whole(value).detach().cpu().contiguous() for name, value in tensors.items()},
+            {"param_groups": state["param_groups"]},
+        )
+
+
 def save_checkpoint(
-    folder: Path, model: VAE, optimizer: Optimizer, progress: Progress, average: AveragedModel | None = None
+    folder: Path, model: VAE, optimizer: OptimizerState, progress: Progress, average: AveragedModel | None = None
 ) -> None:
     """Write checkpoints/last and the model itself; the checkpoint before stays until the new one is complete.
 
@@ -288,16 +306,15 @@ def load_checkpoint(
 
 
 def _write_state(
-    checkpoint: Path, model: nn.Module, optimizer: Optimizer, progress: Progress, average: nn.Module | None
+    checkpoint: Path, model: nn.Module, optimizer: OptimizerState, progress: Progress, average: nn.Module | None
 ) -> None:
-    tensors, settings = _flatten_optimizer(optimizer)
-    contents = {_MODEL: save(state_tensors(model)), _OPTIMIZER: save(tensors)}
+    contents = {_MODEL: save(state_tensors(model)), _OPTIMIZER: save(optimizer.tensors)}
     if average is not None:
         contents[_AVERAGE] = save(state_tensors(average))
     state = {
         "version": 1,
         "progress": asdict(progress),
-        "optimizer": settings,
+        "optimizer": optimizer.settings,
         "digests": {name: _digest(content) for name, content in contents.items()},
     }
     for name, content in contents.items():
@@ -313,14 +330,15 @@ def _read_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer, averag
         if _digest(content) != state["digests"][name]:
             raise ValueError(f"{name} is not what was written")
     progress = Progress(**state["progress"])
-    model.load_state_dict(load(contents[_MODEL]))
+    own = model.state_dict()
+    weights = load(contents[_MODEL])
+    model.load_state_dict({k: laid_out_as(v, own[k]) if k in own else v for k, v in weights.items()})
     optimizer.load_state_dict(_unflatten_optimizer(load(contents[_OPTIMIZER]), state["optimizer"]))
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
-            if (
-                name != "step" and value.shape == parameter.shape
-            ):  # fused optimizers want both in the same order in memory
-                moments[name] = torch.empty_like(parameter).copy_(value)
+            # Fused optimizers want moments in the order in memory of their weights.
+            if name != "step" and value.shape == parameter.shape:
+                moments[name] = laid_out_as(value, parameter)
     if average is not None:
         average.load_state_dict(load(contents[_AVERAGE]))
     return progress
@@ -345,23 +363,12 @@ def trained_images(folder: Path) -> str | None:
     return images
 
 
-def _flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors by name ("3.exp_avg") and plain settings."""
-    state = optimizer.state_dict()
-    tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
-    return _contiguous(tensors), {"param_groups": state["param_groups"]}
-
-
 def _unflatten_optimizer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, **settings}
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _digest(content: bytes) -> str:
