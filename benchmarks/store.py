@@ -3,9 +3,10 @@
     python benchmarks/store.py [--images 160000] [--folder FOLDER]
 
 Writes so many colour images of 64x64 pixels as JPEG into parquet files in --folder (default: a temporary one), opens
-them with ``open_store`` and trains a small linear model on all of them and on 1,000 of them for an epoch, each in a
-process of its own. Pillow's decoding alone, from memory, in processes that have started and keep nothing of it, is what
-the decoding is compared with, once before and once after it, as machines change their pace.
+them with ``open_store`` and trains a small linear model on all of them, decoded before and streamed, and on 1,000 of
+them for an epoch, each in a process of its own. Pillow's decoding alone, from memory, in processes that have started
+and keep nothing of it, is what the decoding is compared with, once before and once after it, as machines change their
+pace.
 """
 
 import argparse
@@ -29,9 +30,10 @@ SIZE = 64
 SHARD = 20_000
 
 TRAINING = """
-import resource, sys, time
+import resource, sys
 from torch import nn
 from evae import EVAE, train
+from evae.training.run import read_metrics
 
 def small(image_shape):
     features = image_shape[0] * image_shape[1] * image_shape[2]
@@ -39,8 +41,8 @@ def small(image_shape):
     decoder = nn.Sequential(nn.Linear(2, features), nn.Unflatten(1, image_shape))
     return EVAE(image_shape, 2, n=100, encoder=encoder, decoder=decoder)
 
-train(sys.argv[1], sys.argv[2], small, epochs=1, accelerator="cpu")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+out = train(sys.argv[1], sys.argv[2], small, epochs=1, accelerator="cpu")
+print(read_metrics(out)[-1]["images_per_second"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 OPENING = """
@@ -97,10 +99,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def child(program: str, *arguments: object) -> float:
-    """The number that a program prints last."""
+def child(program: str, *arguments: object) -> list[float]:
+    """The numbers that a program prints."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return [float(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
 
 
 def measure(count: int, root: Path) -> None:
@@ -118,10 +120,12 @@ def measure(count: int, root: Path) -> None:
         own = timed(lambda: open_store(str(root / "many")))
         alone = (before + pillow(root / "many")) / 2
         print(f"decoding: {count / own:.0f} images/s, Pillow alone {count / alone:.0f}: {alone / own:.3f}", flush=True)
-    print(f"opening it again: {1000 * child(OPENING, root / 'many'):.1f} ms")
-    peaks = {name: child(TRAINING, root / name, root / f"run-{name}") for name in ("few", "many")}
-    difference = peaks["many"] - peaks["few"]
-    print(f"peak memory of training: {peaks['few']:.0f} MB on 1,000 images, {difference:.0f} MB more on {count:,}")
+    print(f"opening it again: {1000 * child(OPENING, root / 'many')[0]:.1f} ms")
+    _, least = child(TRAINING, root / "few", root / "run-few")
+    print(f"peak memory of training on 1,000 images: {least:.0f} MB")
+    for name, data in (("decoded", root / "many"), ("streamed", f"hf-stream:{root / 'many'}")):
+        speed, peak = child(TRAINING, data, root / f"run-{name}")
+        print(f"on {count:,}, {name}: {peak - least:.0f} MB more, {speed:.0f} images/s")
 
 
 def main() -> None:

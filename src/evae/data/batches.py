@@ -1,5 +1,6 @@
 """Which images make step s of epoch e: a pure function of the seed, so that a run can start again anywhere."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,63 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def batch_indices(seed: int, epoch: int, step: int, count: int, batch_size: int) -> NDArray[np.int64]:
     """Indices of the images of one step; an epoch has ``count // batch_size`` steps, all of full size."""
     return epoch_order(seed, epoch, count)[step * batch_size : (step + 1) * batch_size]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Images that can only be read a group at a time, and an order of them for which few groups are needed at once.
+
+    In each epoch the groups are shuffled and cut into windows of about ``window`` bytes; then the images of each window
+    are. With a single window this is a permutation of all images.
+
+    Attributes:
+        counts: images in each group.
+        sizes: bytes of each group.
+        window: bytes of a window; it has at least one group.
+    """
+
+    counts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    window: int
+
+    def batch_indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """As the function of this name."""
+        starts = _window_starts(self, seed, epoch)
+        first, last = step * batch_size, (step + 1) * batch_size
+        windows = range(int(np.searchsorted(starts, first, "right")) - 1, int(np.searchsorted(starts, last)))
+        parts = [
+            _window_order(self, seed, epoch, w)[max(0, first - starts[w]) : max(0, last - starts[w])] for w in windows
+        ]
+        return np.concatenate(parts)
+
+    def following(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """The groups of the window after the one in which a batch ends, in this epoch or the next."""
+        starts = _window_starts(self, seed, epoch)
+        window = int(np.searchsorted(starts, (step + 1) * batch_size))
+        return _windows(self, seed, epoch)[window] if window < len(starts) - 1 else _windows(self, seed, epoch + 1)[0]
+
+
+@lru_cache(maxsize=2)
+def _windows(groups: Groups, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The groups in each window of an epoch."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(groups.counts))
+    ends = np.cumsum(groups.sizes[order])
+    return np.split(order, np.flatnonzero(np.diff((ends - 1) // groups.window)) + 1)
+
+
+@lru_cache(maxsize=2)
+def _window_starts(groups: Groups, seed: int, epoch: int) -> NDArray[np.int64]:
+    """How many images come before each window of an epoch, and, last, all of them."""
+    counts = [groups.counts[window].sum() for window in _windows(groups, seed, epoch)]
+    return np.cumsum([0, *counts])
+
+
+@lru_cache(maxsize=2)
+def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray[np.int64]:
+    """The images of one window, shuffled."""
+    starts = np.cumsum(groups.counts) - groups.counts
+    images = np.concatenate([starts[g] + np.arange(groups.counts[g]) for g in _windows(groups, seed, epoch)[window]])
+    return np.random.default_rng([seed, epoch, window]).permutation(images)
 
 
 def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "Tensor":

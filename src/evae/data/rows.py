@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.decode import BadImageError, shorter_side
+
+if TYPE_CHECKING:
+    from evae.data.streams import StreamedImages
 
 Split = Literal["train", "holdout"]
 
@@ -53,6 +56,8 @@ class Source:
         class_names: names of the labels 0, 1, ...; empty where labels have none.
         size: the size to resize to unless the user says otherwise.
         crop: likewise, side of the centre crop; None: the shorter side.
+        stream: where only hold-out images are among the rows, makes the training images of (image_shape, crop,
+            skip_bad); they stay where they are.
     """
 
     name: str
@@ -62,6 +67,13 @@ class Source:
     class_names: tuple[str, ...] = ()
     size: int = 64
     crop: int | None = None
+    stream: "Callable[[tuple[int, ...], int | None, bool], StreamedImages] | None" = None
+
+
+def resolved(name: str) -> str:
+    """A path that exists, in full; any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def listing_key(files: Sequence[Path], root: Path) -> str:

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from evae.data.arrays import arrays_source
 from evae.data.decode import SUFFIXES
-from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, split_names
+from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, resolved, split_names
+from evae.data.streams import PREFIX, stream_source
 from evae.data.tables import Table, arrow_source, in_memory, tables_source
 from evae.errors import DataError, first_line
 
@@ -39,12 +40,19 @@ _HUB = {
 BUILT_IN = ("mnist5k", *_HUB)
 
 
+def absolute(data: str) -> str:
+    """What names the same images from any folder."""
+    prefix = PREFIX if data.startswith(PREFIX) else ""
+    return data if data in BUILT_IN else prefix + resolved(data.removeprefix(prefix))
+
+
 def find_source(data: str) -> Source:
     """The source that ``data`` names.
 
     Args:
         data: a built-in name, a folder of images, a parquet or arrow file or a folder of them, an .npz or .npy file,
-            or the id of a dataset on the Hugging Face hub (owner/name).
+            or the id of a dataset on the Hugging Face hub (owner/name); hf-stream: before an id or a folder of parquet
+            files lets the training images stay where they are.
 
     Raises:
         DataError: there is no such source, or it holds no images.
@@ -53,6 +61,8 @@ def find_source(data: str) -> Source:
         return _mnist5k()
     if data in _HUB:
         return _hub(data, _HUB[data])
+    if data.startswith(PREFIX):
+        return stream_source(data)
     try:
         path = Path(data).expanduser()
         is_folder, is_file = path.is_dir() and data.strip() != "", path.is_file()

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -22,9 +22,11 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from evae.console import console, progress, warn
+from evae.data.batches import batch_indices
 from evae.data.decode import BadImageError, decode
 from evae.data.rows import Row, Source, Split
 from evae.data.sources import find_source
+from evae.data.streams import StreamedImages
 from evae.errors import DataError
 
 OnBadImage = Literal["skip", "error"]
@@ -46,6 +48,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def batch_indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """Of the images of one step."""
+        return batch_indices(seed, epoch, step, len(self), batch_size)
+
+    def prepare(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
+        """Nothing: all images are here."""
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -73,6 +82,9 @@ class ImageSet:
         return names
 
 
+Images = ImageSet | StreamedImages
+
+
 @dataclass(frozen=True)
 class Store:
     """Images of one source at one size.
@@ -82,13 +94,13 @@ class Store:
         train, holdout: the two splits.
         image_shape: (C, H, W).
         class_names: names of the labels; empty where they have none.
-        fingerprint: digest of the decoded images and their split.
+        fingerprint: digest of the decoded images and their split; of streamed ones, of the layout of their files.
         skipped: "name reason" of each image left out.
         transform: what was done to the images, {"size", "crop"}.
     """
 
     source: str
-    train: ImageSet
+    train: Images
     holdout: ImageSet
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -131,7 +143,7 @@ def open_store(
         raise DataError(
             f"the image cache in {folder.parent} cannot be used ({error.strerror or error}){hint}"
         ) from error
-    store = _as_store(data, folder, meta)
+    store = _as_store(source, folder, meta, on_bad_image)
     if store.skipped:
         _report_skipped(store.skipped, on_bad_image)
     return store
@@ -151,13 +163,14 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
     return meta if whole else None
 
 
-def _as_store(data: str, folder: Path, meta: dict[str, Any]) -> Store:
+def _as_store(source: Source, folder: Path, meta: dict[str, Any], on_bad_image: OnBadImage) -> Store:
     shape = tuple(meta["image_shape"])
-    train, holdout = (ImageSet(folder, split, (meta["count"][split], *shape)) for split in ("train", "holdout"))
+    here = {split: ImageSet(folder, split, (count, *shape)) for split, count in meta["count"].items()}
+    stream = source.stream
     return Store(
-        source=data,
-        train=train,
-        holdout=holdout,
+        source=source.name,
+        train=stream(shape, meta["transform"]["crop"], on_bad_image == "skip") if stream else here["train"],
+        holdout=here["holdout"],
         image_shape=shape,
         class_names=tuple(meta["class_names"]),
         fingerprint=meta["fingerprint"],
@@ -266,10 +279,11 @@ class _Writer:
 
 
 def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage, folder: Path) -> dict[str, Any]:
-    fingerprint, grey, skipped = blake2b(digest_size=16), True, []
+    fingerprint, grey, skipped = blake2b(source.key.encode() if source.stream else b"", digest_size=16), True, []
     kept_back: _Decoded | None = None  # with the first image, lest a split by content leave one side empty
-    with closing(_Writer(folder, "train")) as train, closing(_Writer(folder, "holdout")) as holdout, progress() as bar:
-        writers: dict[Split, _Writer] = {"train": train, "holdout": holdout}
+    splits_here: tuple[Split, ...] = ("holdout",) if source.stream else ("train", "holdout")
+    with ExitStack() as files, progress() as bar:
+        writers = {split: files.enter_context(closing(_Writer(folder, split))) for split in splits_here}
         task = bar.add_task(f"decoding {source.name}", total=source.count)
         for images in _decode_all(source, size, crop, folder):
             bar.advance(task, len(images.names) + len(images.bad))

@@ -83,7 +83,7 @@ def arrow_source(
 ) -> Source:
     """Tables with the split each belongs to; images and labels are looked for in the first one's columns."""
     schema = tables[0][0].schema
-    images, labels = _image_column(data, schema), _label_column(schema)
+    images, labels = image_column(data, schema), label_column(schema)
     wanted = [images, labels] if labels else [images]
     if odd := [table for table, _ in tables if not set(wanted) <= set(table.schema.names)]:
         others = ", ".join(odd[0].schema.names)
@@ -95,7 +95,7 @@ def arrow_source(
             for batch in table.batches(wanted):
                 codes = batch.column(1).to_pylist() if labels else [NO_LABEL] * len(batch)
                 for content, code in zip(batch.column(0).to_pylist(), codes, strict=True):
-                    yield Row(str(number), _payload(content), _label(code), split)
+                    yield Row(str(number), payload(content), label(code), split)
                     number += 1
 
     count = sum(table.count for table, _ in tables)
@@ -104,7 +104,7 @@ def arrow_source(
     return Source(data, key, count, rows, _class_names(schema, labels), size or natural_size(rows()), crop)
 
 
-def _payload(value: Any) -> Path | bytes:
+def payload(value: Any) -> Path | bytes:
     """Encoded bytes, or a struct of them that may hold only the path of a file."""
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
@@ -114,11 +114,12 @@ def _payload(value: Any) -> Path | bytes:
     return value or b""
 
 
-def _label(code: Any) -> int:
+def label(code: Any) -> int:
+    """What a column of labels says of an image."""
     return int(code) if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
 
 
-def _image_column(data: str, schema: pa.Schema) -> str:
+def image_column(data: str, schema: pa.Schema) -> str:
     """The column of encoded images: a struct with a field "bytes" (as datasets writes it), or binary."""
 
     def holds_images(column: pa.DataType) -> bool:
@@ -135,7 +136,8 @@ def _image_column(data: str, schema: pa.Schema) -> str:
     return next((name for name in ("image", "img") if name in found), found[0])
 
 
-def _label_column(schema: pa.Schema) -> str | None:
+def label_column(schema: pa.Schema) -> str | None:
+    """The column of labels, if there is one."""
     for name in ("label", "labels", "fine_label", "class", "target"):
         if name in schema.names and pa.types.is_integer(schema.field(name).type):
             return name

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evae import figures
 from evae.console import console
-from evae.data import ImageSet, to_float
+from evae.data import Images, to_float
 from evae.data.batches import usable_seed
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.data.store import OnBadImage
@@ -155,7 +155,7 @@ def encode(
     return out
 
 
-def _latent_table(images: ImageSet, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
+def _latent_table(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
     rows = slice(start, start + len(latents))
     names, labels = images.names[rows], images.labels[rows].tolist()
     by_index = images.names[0].isdigit()

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from evae.console import warn
-from evae.data import ImageSet, Store, to_float
+from evae.data import Images, Store, to_float
 from evae.evaluation.runs import BATCH, device_of
 from evae.models import VAE
 
@@ -45,18 +45,18 @@ def probe(model: VAE, store: Store, seed: int = 0) -> dict[str, Any]:
     return results
 
 
-def _labelled(images: ImageSet, seed: int) -> NDArray[np.int64]:
+def _labelled(images: Images, seed: int) -> NDArray[np.int64]:
     """Indices of at most 10,000 images with labels, in order."""
     known = np.flatnonzero(np.asarray(images.labels) >= 0)
     chosen = np.random.default_rng(seed).permutation(known)[:_MOST]
     return np.sort(chosen)
 
 
-def _codes_and_pixels(model: VAE, images: ImageSet, rows: NDArray[np.int64]) -> tuple[Any, Any]:
+def _codes_and_pixels(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any]:
     device = device_of(model)
     codes, pixels = [], []
     for start in range(0, len(rows), BATCH):
-        batch = to_float(images.images[rows[start : start + BATCH]], device)
+        batch = to_float(images.read(rows[start : start + BATCH]), device)
         codes.append(model.encode(batch).cpu())
         pixels.append(batch.flatten(1).cpu())
     return torch.cat(codes).double().numpy(), torch.cat(pixels).numpy()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from evae.console import progress, warn
-from evae.data import ImageSet, Store, open_store, to_float
+from evae.data import Images, Store, open_store, to_float
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError, first_line
 from evae.models import VAE
@@ -69,11 +69,11 @@ def _own_images(folder: Path, on_bad_image: OnBadImage) -> Store:
     return store
 
 
-def batches(images: ImageSet, device: torch.device, title: str) -> Iterator[Tensor]:
+def batches(images: Images, device: torch.device, title: str) -> Iterator[Tensor]:
     """The images in order, as floats (N, C, H, W) in [0, 1], with a progress bar."""
     with progress() as bar:
         task = bar.add_task(title, total=len(images))
         for start in range(0, len(images), BATCH):
-            batch = to_float(images.images[start : start + BATCH], device)
+            batch = to_float(images.read(slice(start, start + BATCH)), device)
             yield batch
             bar.advance(task, len(batch))

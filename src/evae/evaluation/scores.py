@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evae.console import progress, warn
-from evae.data import ImageSet, Store, to_float
+from evae.data import Images, Store, to_float
 from evae.data.store import cache_folder
 from evae.evaluation.distances import (
     FeatureSet,
@@ -119,9 +119,9 @@ def _memorised(samples: Tensor, store: Store) -> dict[str, Any]:
     }
 
 
-def _nearest(images: Tensor, train: ImageSet) -> float:
+def _nearest(images: Tensor, train: Images) -> float:
     nearest = torch.full((len(images),), torch.inf)
     for start in range(0, len(train), 5_000):
-        others = to_float(train.images[start : start + 5_000], torch.device("cpu"))
+        others = to_float(train.read(slice(start, start + 5_000)), torch.device("cpu"))
         nearest = torch.minimum(nearest, nearest_distance(images, others))
     return nearest.mean().item()

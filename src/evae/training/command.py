@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from evae.console import console
-from evae.data import ImageSet, Store, open_store, to_float
-from evae.data.sources import BUILT_IN
+from evae.data import Images, Store, absolute, open_store, to_float
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError
 from evae.models import EVAE, VAE
@@ -63,7 +62,8 @@ def train(
 
     Args:
         data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of
-            images, parquet or arrow files, or an .npz or .npy file.
+            images, parquet or arrow files, or an .npz or .npy file; hf-stream: before an id or a folder of parquet
+            files lets the training images stay where they are.
         out: the run folder to write.
         model: the family and its hyperparameters, e.g. --model EVAE --model.latent_dim 64.
         epochs: passes over the training images (those of the last incomplete batch wait for another epoch).
@@ -113,8 +113,7 @@ def train(
     out, first = Path(out), is_first_process()
     console.quiet = not first
     store = open_store(data, image_size, crop, on_bad_image)
-    if data not in BUILT_IN and Path(data).expanduser().exists():  # to be found again from elsewhere
-        settings["data"] = str(Path(data).expanduser().resolve())
+    settings["data"] = absolute(data)
     if batch_size > len(store.train):
         raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
     fabric = open_fabric(accelerator, devices, num_nodes, strategy, precision)
@@ -161,12 +160,12 @@ def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) 
     return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
 
 
-def _drawn(images: ImageSet, seed: int, count: int) -> Tensor:
+def _drawn(images: Images, seed: int, count: int) -> Tensor:
     """So many different images, chosen by the seed."""
     if count > len(images):
         raise ConfigError(f"the model starts from {count} training images; there are only {len(images)}")
     chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    return to_float(images.images[np.sort(chosen)], torch.device("cpu"))
+    return to_float(images.read(np.sort(chosen)), torch.device("cpu"))
 
 
 def _resolved(settings: dict[str, Any], model: VAE, store: Store) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evae.data import ImageSet, batch_indices
+from evae.data import Images, ImageSet
 
 
 class Feed:
     """Batches of one split in the order of the seed; with several processes, each has its rows of the same batches.
 
-    On a GPU the images are copied there once if they take at most half of its free memory. Otherwise the next batch
-    is read while the device works on this one. On a CPU a batch is read when it is asked for.
+    On a GPU the images are copied there once if they take at most half of its free memory. Otherwise, and where images
+    are streamed, the next batch is read while the device works on this one. On a CPU a batch is read when asked for.
 
     Args:
         images: the split.
@@ -25,16 +25,17 @@ class Feed:
     """
 
     def __init__(
-        self, images: ImageSet, device: torch.device, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self, images: Images, device: torch.device, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.images, self.device, self.batch_size, self.seed = images, device, batch_size, seed
         own = batch_size // world_size
         self.rows = slice(rank * own, (rank + 1) * own)
         self.steps_per_epoch = len(images) // batch_size
-        self._resident = torch.from_numpy(np.array(images.images)).to(device) if _fits(images, device) else None
+        self._resident = _resident(images, device)
         self._order: tuple[int, Tensor] | None = None
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
-        self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and self._resident is None else None
+        ahead = self._resident is None and (device.type == "cuda" or not isinstance(images, ImageSet))
+        self._reader = ThreadPoolExecutor(1) if ahead else None
 
     def __call__(self, epoch: int, step: int) -> Tensor:
         """The images (N / world_size, C, H, W) of one step, float32 in [0, 1]."""
@@ -48,7 +49,7 @@ class Feed:
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Of the images of one step, over all processes."""
-        return batch_indices(self.seed, epoch, step, len(self.images), self.batch_size)
+        return self.images.batch_indices(self.seed, epoch, step, self.batch_size)
 
     def _resident_order(self, epoch: int) -> Tensor:
         """An epoch's indices (steps, batch) on the device, sent there once."""
@@ -67,8 +68,13 @@ class Feed:
     def _read(self, epoch: int, step: int) -> Tensor:
         """As bytes, in memory that a GPU can copy from by itself."""
         batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
+        self.images.prepare(self.seed, epoch, step, self.batch_size)
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
-def _fits(images: ImageSet, device: torch.device) -> bool:
-    return device.type == "cuda" and images.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+def _resident(images: Images, device: torch.device) -> Tensor | None:
+    """All images on a GPU, as bytes, if they are here and fit."""
+    if device.type != "cuda" or not isinstance(images, ImageSet):
+        return None
+    fits = images.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+    return torch.from_numpy(np.array(images.images)).to(device) if fits else None
