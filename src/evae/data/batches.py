@@ -65,11 +65,12 @@ class Groups:
         ]
         return np.concatenate(parts)
 
-    def following(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
-        """The groups of the window after the one in which a batch ends, in this epoch or the next."""
-        starts = _window_starts(self, seed, epoch)
-        window = int(np.searchsorted(starts, (step + 1) * batch_size))
-        return _windows(self, seed, epoch)[window] if window < len(starts) - 1 else _windows(self, seed, epoch + 1)[0]
+    def soon(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """The groups of the window in which a batch ends, and of the one after it, in this epoch or the next."""
+        windows, starts = _windows(self, seed, epoch), _window_starts(self, seed, epoch)
+        following = int(np.searchsorted(starts, (step + 1) * batch_size))
+        after = windows[following] if following < len(windows) else _windows(self, seed, epoch + 1)[0]
+        return np.concatenate([windows[following - 1], after])
 
 
 @lru_cache(maxsize=2)
@@ -92,7 +93,8 @@ def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray
     """The images of one window, shuffled."""
     starts = np.cumsum(groups.counts) - groups.counts
     images = np.concatenate([starts[g] + np.arange(groups.counts[g]) for g in _windows(groups, seed, epoch)[window]])
-    return np.random.default_rng([seed, epoch, window]).permutation(images)
+    # With 0 as its last number this would be the generator of [seed, epoch].
+    return np.random.default_rng([seed, epoch, window + 1]).permutation(images)
 
 
 def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "Tensor":

@@ -72,8 +72,11 @@ class Source:
 
 def resolved(name: str) -> str:
     """A path that exists, in full; any other name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name and path.exists() else name
+    try:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if name and path.exists() else name
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a NUL
+        return name
 
 
 def listing_key(files: Sequence[Path], root: Path) -> str:

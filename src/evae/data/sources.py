@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from evae.data.arrays import arrays_source
 from evae.data.decode import SUFFIXES
-from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, resolved, split_names
-from evae.data.streams import PREFIX, stream_source
-from evae.data.tables import Table, arrow_source, in_memory, tables_source
+from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, listing_key, resolved, split_names
+from evae.data.streams import PREFIX, hub_source, stream_source
+from evae.data.tables import Table, arrow_source, in_memory, splits_of_files, tables_source
 from evae.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def find_source(data: str) -> Source:
     if data in _HUB:
         return _hub(data, _HUB[data])
     if data.startswith(PREFIX):
-        return stream_source(data)
+        return _streamed(data)
     try:
         path = Path(data).expanduser()
         is_folder, is_file = path.is_dir() and data.strip() != "", path.is_file()
@@ -164,6 +164,25 @@ def _file(data: str, path: Path) -> Source:
     if path.suffix.lower() in (".npz", ".npy"):
         return arrays_source(data, path)
     raise DataError(f"--data {data} is neither a folder nor a .parquet, .arrow, .npz or .npy file")
+
+
+def _streamed(data: str) -> Source:
+    """A folder or a file of parquet, or a dataset of the hub, whose training images stay there."""
+    name = data.removeprefix(PREFIX)
+    if not name.strip():
+        raise DataError(f"--data {data} names nothing: {PREFIX} goes before the id of a dataset or a folder")
+    root = Path(resolved(name))
+    if not root.exists():
+        return hub_source(data)
+    files = [root] if root.is_file() else sorted(_walk(root))
+    files = [file for file in files if file.suffix.lower() == ".parquet"]
+    if not files:
+        raise DataError(f"--data {data} holds no parquet files; without {PREFIX} it is decoded first")
+    root = root.parent if root.is_file() else root
+    urls: dict[Split | None, list[str]] = {"train": [], "holdout": [], None: []}
+    for file, split in splits_of_files(files, root).items():
+        urls[split].append(str(file))
+    return stream_source(data, urls["train"] or urls[None], urls["holdout"], listing_key(files, root))
 
 
 # The hub -----------------------------------------------------------------------------------------------------

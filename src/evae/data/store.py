@@ -14,7 +14,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -45,6 +45,7 @@ class ImageSet:
     folder: Path
     split: Split
     shape: tuple[int, int, int, int]
+    bad: ClassVar[frozenset[int]] = frozenset()  # as of StreamedImages: those were left out
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from evae.console import progress, warn
 from evae.data.batches import Groups
 from evae.data.decode import BadImageError, decode
-from evae.data.rows import NO_LABEL, Row, Source, Split, resolved, split_names
+from evae.data.rows import NO_LABEL, Row, Source, Split, split_names
 from evae.data.tables import Table, arrow_source, image_column, label, label_column, payload
 from evae.errors import DataError, first_line
 
@@ -40,54 +40,58 @@ class RowGroup:
         url: of the file, as fsspec takes it.
         metadata: the file's, read once.
         number: which of its row groups.
+        count: its rows.
+        size: its bytes, decompressed, with all columns.
     """
 
     url: str
     metadata: pq.FileMetaData
     number: int
+    count: int
+    size: int
 
-    @property
-    def count(self) -> int:
-        return int(self.metadata.row_group(self.number).num_rows)
-
-    @property
-    def size(self) -> int:
-        """In bytes, decompressed, with all columns."""
-        return int(self.metadata.row_group(self.number).total_byte_size)
-
-    def read(self, columns: list[str]) -> pa.Table:
-        """Some columns, in this order."""
+    def read(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns, in this order, a few rows at a time."""
         with _failure_named(self.url), fsspec.open(self.url, "rb") as file:
             parquet = pq.ParquetFile(file, metadata=self.metadata, pre_buffer=True)
-            return parquet.read_row_group(self.number, columns).select(columns)
+            for batch in parquet.iter_batches(256, row_groups=[self.number], columns=columns):
+                yield batch.select(columns)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """All of one column."""
+        return pa.chunked_array([batch.column(0) for batch in self.read([name])])
 
 
 class StreamedImages:
     """One split as ``ImageSet`` has it, except that images are fetched and decoded whenever they are read.
 
-    What is fetched is kept as long as it is among the last three windows of an epoch, and the next window is fetched
-    while this one is read. An image that cannot be decoded is replaced by another of those read with it.
+    Row groups that were read lately are kept, as many as three windows of an epoch have. In the place of an image that
+    cannot be decoded stands the next one of its row group that can.
 
     Args:
         groups: where the images are.
         image_shape: (C, H, W) of the decoded ones.
         crop: see ``decode``.
         skip_bad: whether to go on where an image cannot be decoded.
+
+    Attributes:
+        shape: (N, C, H, W).
+        bad: numbers of the images that have been found not to be decodable.
     """
 
     split: Split = "train"
 
     def __init__(self, groups: list[RowGroup], image_shape: tuple[int, ...], crop: int | None, skip_bad: bool) -> None:
-        counts, sizes = (np.array(values, np.int64) for values in ([g.count for g in groups], [g.size for g in groups]))
-        self.shape = (int(counts.sum()), *image_shape)
+        counts, sizes = np.array([g.count for g in groups]), np.array([g.size for g in groups])
+        self.shape, self.bad = (int(counts.sum()), *image_shape), set[int]()
         self._groups, self._crop, self._skip_bad = groups, crop, skip_bad
         self._order, self._starts = Groups(counts, sizes, _WINDOW), np.cumsum(counts) - counts
-        self._most = 3 * (_WINDOW + int(sizes.max()))
-        self._schema = groups[0].metadata.schema.to_arrow_schema()
-        self._held: OrderedDict[int, Future[list[Row]]] = OrderedDict()
+        schema = groups[0].metadata.schema.to_arrow_schema()
+        self._column, self._label = image_column(groups[0].url, schema), label_column(schema)
+        self._held: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
+        self._bytes, self._most = 0, 3 * (_WINDOW + int(sizes.max()))
         self._lock = Lock()
         self._fetching, self._decoding = ThreadPoolExecutor(_FETCHES), ThreadPoolExecutor(os.cpu_count())
-        self._bad: set[str] = set()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -98,137 +102,164 @@ class StreamedImages:
 
     def prepare(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
         """Begin to fetch what will be read soon after this step."""
-        for group in self._order.following(seed, epoch, step, batch_size):
+        for group in self._order.soon(seed, epoch, step, batch_size):
             self._fetched(int(group))
+
+    def rest(self) -> None:
+        """Fetch nothing more of what was asked for and not begun."""
+        with self._lock:
+            for group, future in list(self._held.items()):
+                if future.cancel():
+                    self._drop(group)
 
     def read(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Some images (N, C, H, W), decoded now.
 
         Raises:
-            DataError: they cannot be fetched, or none of them can be decoded.
+            DataError: they cannot be fetched, or not decoded.
         """
-        indices = np.arange(len(self))[chosen] if isinstance(chosen, slice) else chosen
+        indices = np.arange(*chosen.indices(len(self))) if isinstance(chosen, slice) else chosen
         groups = np.searchsorted(self._starts, indices, "right") - 1
-        fetched = {int(group): self._fetched(int(group)) for group in np.unique(groups)}
-        rows = [fetched[int(g)].result()[i - self._starts[g]] for g, i in zip(groups, indices, strict=True)]
-        return _filled(list(self._decoding.map(self._decoded, rows)))
+        contents: list[object] = [None] * len(indices)
+        for group in np.unique(groups):
+            column = self._result(int(group))
+            for place in np.flatnonzero(groups == group).tolist():
+                contents[place] = column[int(indices[place] - self._starts[group])].as_py()
+        images: NDArray[np.uint8] = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        known = len(self.bad)
+        for place, image in enumerate(self._decoding.map(self._image, groups.tolist(), indices.tolist(), contents)):
+            images[place] = image
+        self._warn(known)
+        return images
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,), -1 for none; reads the column of all files."""
-        column = label_column(self._schema)
-        if column is None:
+        if self._label is None:
             return np.full(len(self), NO_LABEL)
-        tables = self._fetching.map(lambda group: group.read([column]), self._groups)
-        return np.array([label(code) for table in tables for code in table.column(0).to_pylist()], np.int64)
+        columns = self._fetching.map(lambda group: group.column(self._label), self._groups)
+        return np.array([label(code) for column in columns for code in column.to_pylist()], np.int64)
 
     @cached_property
     def names(self) -> list[str]:
         """Numbers of rows."""
         return [str(i) for i in range(len(self))]
 
-    def _fetched(self, group: int) -> Future[list[Row]]:
-        """A row group that is there or on its way; those asked for longest ago make room."""
+    def _fetched(self, group: int) -> Future[pa.ChunkedArray]:
+        """The images of a row group, there or on their way; those asked for longest ago make room."""
         with self._lock:
             if group not in self._held:
-                self._held[group] = self._fetching.submit(self._fetch, group)
+                self._held[group] = self._fetching.submit(self._groups[group].column, self._column)
+                self._bytes += self._groups[group].size
             self._held.move_to_end(group)
-            while sum(self._order.sizes[list(self._held)]) > self._most and len(self._held) > 1:
-                self._held.popitem(last=False)
-            return self._held[group]
+            future = self._held[group]
+            while self._bytes > self._most:
+                self._drop(next(iter(self._held)))
+            return future
 
-    def _fetch(self, group: int) -> list[Row]:
-        column = image_column(self._groups[group].url, self._schema)
-        contents = self._groups[group].read([column]).column(0).to_pylist()
-        return [Row(f"row {i}", payload(c), NO_LABEL, "train") for i, c in enumerate(contents, self._starts[group])]
-
-    def _decoded(self, row: Row) -> NDArray[np.uint8] | None:
-        channels, size, _ = self.shape[1:]
+    def _result(self, group: int) -> pa.ChunkedArray:
         try:
-            image = decode(row.content(), size, self._crop)
-            if len(image) > channels:
-                raise BadImageError("is in colour, but no hold-out image is")
-            return np.broadcast_to(image, self.shape[1:])
-        except BadImageError as error:
-            if not self._skip_bad:
-                raise DataError(f"{row.name} {error} (--on_bad_image skip leaves it out)") from error
-            self._warn(row.name, error)
-            return None
-        except DataError as error:
-            raise DataError(f"{row.name} {error}") from error
+            return self._fetched(group).result()
+        except DataError:  # may be there another time
+            with self._lock:
+                self._drop(group)
+            raise
 
-    def _warn(self, name: str, error: BadImageError) -> None:
-        """Once of each of the first few."""
-        if name not in self._bad and len(self._bad) < _NAMED:
-            self._bad.add(name)
-            warn(f"{name} {error}; another image is read in its place")
+    def _drop(self, group: int) -> None:
+        if self._held.pop(group, None) is not None:
+            self._bytes -= self._groups[group].size
 
+    def _image(self, group: int, index: int, content: object) -> NDArray[np.uint8]:
+        """An image, or the next one of its row group that can be decoded, whatever else is read with it."""
+        start, count = int(self._starts[group]), self._groups[group].count
+        for number in [*range(index, start + count), *range(start, index)]:
+            try:
+                return self._decoded(content if number == index else self._result(group)[number - start].as_py())
+            except BadImageError as error:
+                if not self._skip_bad:
+                    raise DataError(f"training image {number} {error} (--on_bad_image skip leaves it out)") from error
+                self.bad.add(number)
+            except DataError as error:  # of an image, or of its file
+                raise DataError(f"training image {number}: {error}") from error
+        raise DataError(f"no image of a row group of {self._groups[group].url} can be decoded")
 
-def _filled(images: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-    """With others in the place of those that are missing."""
-    good = [image for image in images if image is not None]
-    if not good and images:
-        raise DataError(f"none of the {len(images)} images of a batch can be decoded")
-    return np.stack([good[i % len(good)] if image is None else image for i, image in enumerate(images)])
+    def _decoded(self, content: object) -> NDArray[np.uint8]:
+        channels, size, _ = self.shape[1:]
+        image = decode(Row("", payload(content), NO_LABEL, None).content(), size, self._crop)
+        if len(image) > channels:
+            raise BadImageError("is in colour, but no hold-out image is")
+        return image
+
+    def _warn(self, known: int) -> None:
+        """Of the first few images that are bad, and once that there are more."""
+        if known < len(self.bad) and known <= _NAMED:
+            named = ", ".join(map(str, sorted(self.bad)[:_NAMED]))
+            more = "; no others will be named" if len(self.bad) > _NAMED else ""
+            warn(f"training images {named} cannot be used; those that follow are read in their place{more}")
 
 
 # Finding them ------------------------------------------------------------------------------------------------
 
 
-def stream_source(data: str) -> Source:
+def stream_source(data: str, train: list[str], holdout: list[str], version: str) -> Source:
     """The hold-out images of a dataset, to be decoded as ever, and a way to its training images.
 
-    Without a hold-out split, some row groups drawn once for all are held out: a tenth of the rows, 10,000 at most.
+    Without a hold-out split, some row groups drawn once for all are held out: at least one, else a tenth of the rows
+    or 10,000, of which 10,000 are decoded.
 
     Args:
-        data: "hf-stream:" and the id of a dataset on the hub (owner/name), or a folder of parquet files.
+        data: as given by the user.
+        train, holdout: the parquet files of each split, as fsspec takes them; there may be none to hold out.
+        version: changes whenever the files may have changed.
+
+    Raises:
+        DataError: the files cannot be read, or have no images.
+    """
+    ours = _row_groups(data, train)
+    ours, held = (ours, _row_groups(data, holdout)) if holdout else _hold_out(data, ours)
+    count = sum(group.count for group in held)
+    limit = count if holdout else min(_HELD_OUT, count)
+    schema = held[0].metadata.schema.to_arrow_schema()
+    table = Table(schema, limit, partial(_batches, held, limit))
+    source = arrow_source(data, f"stream {version}", [(table, "holdout")])
+    _check_columns(data, [*ours, *held], image_column(data, schema))
+    return replace(source, stream=partial(StreamedImages, ours))
+
+
+def hub_source(data: str) -> Source:
+    """``stream_source`` of a dataset on the hub, as datasets finds its files.
 
     Raises:
         DataError: there is no such dataset, or it is not stored as parquet files.
     """
-    if not data.removeprefix(PREFIX).strip("/ "):
-        raise DataError(f"--data {data} names nothing: {PREFIX} goes before the id of a dataset or a folder")
-    files = _files(data)
-    train, holdout = split_names(set(files))
-    if train:
-        ours, held = (_row_groups(data, files[name]) for name in (train, holdout))
-    else:
-        ours, held = _hold_out(data, _row_groups(data, [url for urls in files.values() for url in urls]))
-    schema = ours[0].metadata.schema.to_arrow_schema()
-    table = Table(schema, sum(group.count for group in held), partial(_batches, held))
-    layout = json.dumps([[(group.count, group.size) for group in groups] for groups in (ours, held)])
-    key = f"stream {blake2b(layout.encode(), digest_size=16).hexdigest()}"
-    source = arrow_source(data, key, [(table, "holdout")])
-    return replace(source, stream=partial(StreamedImages, ours))
-
-
-def _files(data: str) -> dict[str, list[str]]:
-    """The parquet files of each split, as datasets finds them."""
     import datasets
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # one sentence at the end instead of a line for each attempt
     try:
-        builder = datasets.load_dataset_builder(resolved(data.removeprefix(PREFIX)))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"--data {data} cannot be found, neither on the hub nor as a folder ({first_line(error)})"
-        ) from error
-    files = builder.config.data_files
+        config = datasets.load_dataset_builder(data.removeprefix(PREFIX)).config
+    except Exception as error:  # of the network, of the hub, of datasets, of what is written in the dataset
+        raise DataError(f"--data {data} is no folder and was not found on the hub ({first_line(error)})") from error
+    files = {str(split): list(urls) for split, urls in (config.data_files or {}).items()}
     if not files or not all(url.endswith(".parquet") for urls in files.values() for url in urls):
         raise DataError(f"--data {data} is not stored as parquet files; without {PREFIX} it is decoded first")
-    return {str(name): list(urls) for name, urls in files.items()}
+    train, holdout = split_names(set(files))
+    version = blake2b(json.dumps(files).encode(), digest_size=16).hexdigest()  # the addresses name the commit
+    return stream_source(data, files[train or next(iter(files))], files.get(holdout, []), version)
 
 
 def _row_groups(data: str, urls: list[str]) -> list[RowGroup]:
+    """Those that have rows."""
     groups = []
     with ThreadPoolExecutor(_FETCHES) as pool, progress() as bar:
         found = bar.track(pool.map(_metadata, urls), len(urls), description=f"looking at {data}")
         for url, metadata in zip(urls, found, strict=True):
-            groups += [RowGroup(url, metadata, i) for i in range(metadata.num_row_groups)]
-    if not groups:
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                groups.append(RowGroup(url, metadata, number, group.num_rows, group.total_byte_size))
+    if not any(group.count for group in groups):
         raise DataError(f"--data {data} has no rows")
-    return groups
+    return [group for group in groups if group.count]
 
 
 def _metadata(url: str) -> pq.FileMetaData:
@@ -244,17 +275,27 @@ def _failure_named(url: str) -> Iterator[None]:
         raise DataError(f"{url} cannot be read ({first_line(error)})") from error
 
 
+def _check_columns(data: str, groups: list[RowGroup], column: str) -> None:
+    for url, metadata in {group.url: group.metadata for group in groups}.items():
+        names = metadata.schema.to_arrow_schema().names
+        if column not in names:
+            raise DataError(f"--data {data}: {url} has no column {column}, only {', '.join(names)}")
+
+
 def _hold_out(data: str, groups: list[RowGroup]) -> tuple[list[RowGroup], list[RowGroup]]:
     """Row groups to train on, and to hold out."""
+    if len(groups) == 1:
+        raise DataError(f"--data {data} is a single row group and has no hold-out split; leave out {PREFIX}")
     order = np.random.default_rng(0).permutation(len(groups))
     rows = np.cumsum([groups[i].count for i in order])
     count = max(1, int(np.searchsorted(rows, min(_HELD_OUT, rows[-1] // 10), "right")))
-    if count >= len(groups):
-        raise DataError(f"--data {data} is a single row group and has no hold-out split; leave out {PREFIX}")
     held = set(order[:count].tolist())
     return [g for i, g in enumerate(groups) if i not in held], [groups[i] for i in sorted(held)]
 
 
-def _batches(groups: list[RowGroup], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(groups: list[RowGroup], limit: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Their first rows."""
     for group in groups:
-        yield from group.read(columns).to_batches()
+        for batch in group.read(columns):
+            yield batch.slice(0, limit)
+            limit -= min(limit, len(batch))

@@ -40,15 +40,21 @@ def in_memory(table: pa.Table) -> Table:
 
 def tables_source(data: str, files: list[Path], root: Path) -> Source:
     """Files with the splits that their names tell."""
-    tokens = [set(re.split(r"[^a-z]+", f.relative_to(root).as_posix().lower())) for f in files]
-    train, holdout = split_names(set().union(*tokens))
-    parts = []
-    for file, names in zip(files, tokens, strict=True):
-        part = train if train in names else holdout if holdout in names else ""
-        if part or not train:
-            parts.append((_open_table(file), part))
-    tables = [(table, as_split(part, train, holdout)) for table, part in parts]
+    tables = [(_open_table(file), split) for file, split in splits_of_files(files, root).items()]
     return arrow_source(data, f"tables {listing_key(files, root)}", tables)
+
+
+def splits_of_files(files: list[Path], root: Path) -> dict[Path, Split | None]:
+    """The split that each file's name tells, without those that tell none; None for all where there are not both."""
+    tokens = {file: set(re.split(r"[^a-z]+", file.relative_to(root).as_posix().lower())) for file in files}
+    train, holdout = split_names(set().union(*tokens.values()))
+    if not train:
+        return dict.fromkeys(files)
+    return {
+        file: as_split(train if train in names else holdout, train, holdout)
+        for file, names in tokens.items()
+        if train in names or holdout in names
+    }
 
 
 def _open_table(file: Path) -> Table:

@@ -1,8 +1,9 @@
 r"""Entropies of kernel posteriors.
 
 The entropy of w·X + U depends on the prior's spread S (B or σ) and the ratio ρ = w/S alone: H = ln S + h(ρ). The curve
-h is computed once for each kernel and prior, by quadrature, and kept as a Chebyshev series in ln ρ; evaluating it
-costs a few dozen multiplications and is differentiable. Where h has a closed form or a limit, that is used instead.
+h is computed once for each kernel and prior, by quadrature, and kept as Chebyshev series in ln ρ, one for each of
+many short intervals; evaluating them costs a few dozen multiplications and is differentiable. Where h has a closed form
+or a limit, that is used instead.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev
+from numpy.polynomial import Chebyshev
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +27,8 @@ Prior = Literal["uniform", "normal"]
 
 _LARGEST = math.log(1e8)
 _DEGREE = 240
+_SHORT_DEGREE = 16
+_INTERVAL = 0.5  # of ln ρ, at most
 
 
 def smoothed_entropy(kernel: type[Kernel], prior: Prior, width: Tensor, spread: Tensor) -> Tensor:
@@ -41,8 +44,7 @@ def smoothed_entropy(kernel: type[Kernel], prior: Prior, width: Tensor, spread: 
     h = curve.slope * small if prior == "uniform" else _normal_limit(kernel, small)
     x = ratio.log()
     for piece in curve.pieces:
-        inner = 2 * (x.clamp(piece.low, piece.high) - piece.low) / (piece.high - piece.low) - 1
-        h = torch.where(x < piece.low, h, _clenshaw(piece.coefficients, inner))
+        h = torch.where(x < piece.low, h, _interpolated(piece, x))
     return spread.log() + h + (x - curve.pieces[-1].high).clamp(min=0)
 
 
@@ -53,11 +55,11 @@ def _normal_limit(kernel: type[Kernel], ratio: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Piece:
-    """h as a Chebyshev series in ln ρ, from ``low`` to ``high``."""
+    """h from ``low`` to ``high`` in ln ρ: the coefficients of a Chebyshev series for each of equal intervals."""
 
     low: float
     high: float
-    coefficients: tuple[float, ...]
+    coefficients: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,15 @@ def _curve(kernel: type[Kernel], prior: Prior) -> _Curve:
 
 
 def _piece(kernel: type[Kernel], prior: Prior, low: float, high: float) -> _Piece:
-    def values(inner: NDArray[np.float64]) -> NDArray[np.float64]:
-        ratios = np.exp(low + (inner + 1) / 2 * (high - low))
-        return np.array([_entropy_by_quadrature(kernel, prior, ratio) for ratio in ratios])
+    """One series for all of it takes the fewest quadratures; short ones made of that are cheap to evaluate."""
 
-    return _Piece(low, high, tuple(chebyshev.chebinterpolate(values, _DEGREE).tolist()))  # type: ignore[type-var]
+    def value(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([_entropy_by_quadrature(kernel, prior, ratio) for ratio in np.exp(x)])
+
+    whole = Chebyshev.interpolate(value, _DEGREE, (low, high))
+    cuts = np.linspace(low, high, math.ceil((high - low) / _INTERVAL) + 1)
+    short = [Chebyshev.interpolate(whole, _SHORT_DEGREE, ends) for ends in pairwise(cuts)]
+    return _Piece(low, high, [series.coef.tolist() for series in short])
 
 
 def _entropy_by_quadrature(kernel: type[Kernel], prior: Prior, ratio: float) -> float:
@@ -98,9 +104,15 @@ def _entropy_by_quadrature(kernel: type[Kernel], prior: Prior, ratio: float) -> 
     return 2 * float((torch.where(log_q > -700, -log_q * log_q.exp(), 0.0) * weights).sum())
 
 
-def _clenshaw(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """The Chebyshev series at x in [-1, 1]."""
-    ahead, after = torch.zeros_like(x), torch.zeros_like(x)
-    for c in reversed(coefficients[1:]):
-        ahead, after = c + 2 * x * ahead - after, ahead
-    return coefficients[0] + x * ahead - after
+def _interpolated(piece: _Piece, x: Tensor) -> Tensor:
+    """h at x; beyond the ends of the piece, at them."""
+    intervals = len(piece.coefficients)
+    position = (x.clamp(piece.low, piece.high) - piece.low) * (intervals / (piece.high - piece.low))
+    interval = position.detach().long().clamp(max=intervals - 1)
+    inner = 2 * (position - interval) - 1
+    # T_{k+j} = 2 T_k T_j - T_{k-j} makes 2k + 1 polynomials of k + 1.
+    polynomials = torch.stack([torch.ones_like(inner), inner], -1)
+    while polynomials.shape[-1] <= _SHORT_DEGREE:
+        following = 2 * polynomials[..., -1:] * polynomials[..., 1:] - polynomials[..., :-1].flip(-1)
+        polynomials = torch.cat([polynomials, following], -1)
+    return (polynomials * x.new_tensor(piece.coefficients)[interval]).sum(-1)

@@ -172,7 +172,4 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
 def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
     """Distance of each image (N, ...) to the nearest of others (M, ...), root mean square over pixels, shape (N,)."""
     x, y = images.flatten(1), others.flatten(1)
-    nearest = torch.full((len(x),), math.inf)
-    for rows in y.split(_CHUNK):
-        nearest = torch.minimum(nearest, torch.cdist(x, rows).amin(1))
-    return nearest / math.sqrt(x.shape[1])
+    return torch.cdist(x, y).amin(1) / math.sqrt(x.shape[1])

@@ -167,7 +167,8 @@ def _latent_table(images: Images, start: int, latents: Tensor, class_names: tupl
         label = pa.array([i if i >= 0 else None for i in labels], pa.int64())
     split = pa.array([images.split] * len(latents))
     codes = {f"z{k}": pa.array(latents[:, k].numpy()) for k in range(latents.shape[1])}
-    return pa.table({**identity, "split": split, "label": label, **codes})
+    good = [i for i in range(len(latents)) if start + i not in images.bad]
+    return pa.table({**identity, "split": split, "label": label, **codes}).take(good)
 
 
 def _readable(name: str) -> str:

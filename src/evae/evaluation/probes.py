@@ -29,8 +29,7 @@ def probe(model: VAE, store: Store, seed: int = 0) -> dict[str, Any]:
     if min(len(train), len(test)) == 0 or len(np.unique(store.train.labels[train])) < 2:
         warn(f"no probes: {store.source} has no labels of two classes in both splits")
         return {}
-    labels = store.train.labels[train], store.holdout.labels[test]
-    (codes, pixels), (test_codes, test_pixels) = (
+    (codes, pixels, labels), (test_codes, test_pixels, test_labels) = (
         _codes_and_pixels(model, images, rows) for images, rows in ((store.train, train), (store.holdout, test))
     )
     components = PCA(min(codes.shape[1], *pixels.shape), random_state=seed).fit(pixels)
@@ -39,9 +38,14 @@ def probe(model: VAE, store: Store, seed: int = 0) -> dict[str, Any]:
         "pixels": (pixels, test_pixels),
         "pca": (components.transform(pixels), components.transform(test_pixels)),
     }
-    results: dict[str, Any] = {"train_count": len(train), "count": len(test), "linear": {}, "nearest_neighbours": {}}
+    results: dict[str, Any] = {
+        "train_count": len(codes),
+        "count": len(test_codes),
+        "linear": {},
+        "nearest_neighbours": {},
+    }
     for name, (x, y) in inputs.items():
-        results["linear"][name], results["nearest_neighbours"][name] = _accuracies(x, labels[0], y, labels[1])
+        results["linear"][name], results["nearest_neighbours"][name] = _accuracies(x, labels, y, test_labels)
     return results
 
 
@@ -52,14 +56,16 @@ def _labelled(images: Images, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen)
 
 
-def _codes_and_pixels(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any]:
+def _codes_and_pixels(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any, NDArray[np.int64]]:
+    """Codes, pixels and labels of those that can be read."""
     device = device_of(model)
     codes, pixels = [], []
     for start in range(0, len(rows), BATCH):
         batch = to_float(images.read(rows[start : start + BATCH]), device)
         codes.append(model.encode(batch).cpu())
         pixels.append(batch.flatten(1).cpu())
-    return torch.cat(codes).double().numpy(), torch.cat(pixels).numpy()
+    good = ~np.isin(rows, list(images.bad))
+    return torch.cat(codes).double().numpy()[good], torch.cat(pixels).numpy()[good], images.labels[rows[good]]
 
 
 def _accuracies(x: Any, labels: Any, test: Any, expected: Any) -> tuple[float, float]:

@@ -113,15 +113,16 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
 def _memorised(samples: Tensor, store: Store) -> dict[str, Any]:
     """How near samples come to training images, beside how near hold-out images do: root mean square over pixels."""
     holdout = to_float(store.holdout.images[:_MOST_NEAREST], torch.device("cpu"))
+    nearest = _nearest(torch.cat([samples, holdout]), store.train)
     return {
-        "nearest_training_distance": _nearest(samples, store.train),
-        "nearest_training_distance_of_holdout": _nearest(holdout, store.train),
+        "nearest_training_distance": nearest[: len(samples)].mean().item(),
+        "nearest_training_distance_of_holdout": nearest[len(samples) :].mean().item(),
     }
 
 
-def _nearest(images: Tensor, train: Images) -> float:
+def _nearest(images: Tensor, train: Images) -> Tensor:
     nearest = torch.full((len(images),), torch.inf)
     for start in range(0, len(train), 5_000):
         others = to_float(train.read(slice(start, start + 5_000)), torch.device("cpu"))
         nearest = torch.minimum(nearest, nearest_distance(images, others))
-    return nearest.mean().item()
+    return nearest

@@ -67,8 +67,8 @@ class Feed:
 
     def _read(self, epoch: int, step: int) -> Tensor:
         """As bytes, in memory that a GPU can copy from by itself."""
-        batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         self.images.prepare(self.seed, epoch, step, self.batch_size)
+        batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
