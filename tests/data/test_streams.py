@@ -204,6 +204,25 @@ class TestTraining:
             train(out=tmp_path / "parts", resume="auto", **options | {"epochs": epochs})
         assert same_run(tmp_path / "whole", tmp_path / "parts")
 
+    def test_images_that_do_not_come(self, folder, tmp_path, monkeypatch, capsys):
+        """In mid-epoch: what was done before is saved, and gone on with."""
+        options = SETTINGS | {"data": f"hf-stream:{folder}", "log_every": 1}
+        train(out=tmp_path / "whole", **options)
+        read, reads = streams.StreamedImages.read, []
+
+        def fail(images, chosen):
+            reads.append(chosen)
+            if len(reads) == 9:
+                raise DataError("the network is down")
+            return read(images, chosen)
+
+        monkeypatch.setattr(streams.StreamedImages, "read", fail)
+        with pytest.raises(DataError, match="the network is down"):
+            train(out=tmp_path / "parts", **options)
+        assert "training stops at step 8, which is saved" in " ".join(capsys.readouterr().err.split())
+        train(out=tmp_path / "parts", resume="auto", **options)
+        assert same_run(tmp_path / "whole", tmp_path / "parts")
+
     def test_evaluation(self, folder, tmp_path, monkeypatch):
         """From another folder than that which the run was started in."""
         monkeypatch.chdir(folder)

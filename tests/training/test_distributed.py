@@ -4,15 +4,19 @@ import multiprocessing
 import os
 import socket
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
-from evae import train
+from evae import EVAE, train
+from evae.errors import ConfigError, EvaeError
 from evae.training import run
 from evae.training.distributed import SharedNoise, synchronise_batch_norm
 from evae.training.engine import open_fabric
-from evae.training.sharding import laid_out_as, whole
+from evae.training.sharding import check_shardable, laid_out_as, whole
+from tests.data.test_streams import png
 from tests.training.small import SETTINGS, SmallEVAE, weights
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -81,6 +85,36 @@ def test_shared_out_weights_train_as_whole_ones(cache, blobs, tmp_path):
         for name in a.keys() - {"seconds", "images_per_second"}:
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
     assert isinstance(run.load_model(tmp_path / "two"), SmallEVAE)
+
+
+def _train_to_an_error(data, out, options):
+    try:
+        _train(data, out, options)
+    except EvaeError as error:
+        (out / f"{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_images_of_one_process_that_do_not_come(cache, tmp_path, strategy):
+    """Both stop, the first says why, and what was done before is saved."""
+    for name, count in (("train", 40), ("test", 8)):
+        images = [png(i) for i in range(count)]
+        if name == "train":
+            images[3] = b"no image"
+        pq.write_table(pa.table({"image": images}), tmp_path / f"{name}.parquet")
+    options = {"model": SmallEVAE, "strategy": strategy, "on_bad_image": "error"}
+    in_two(_train_to_an_error, cache, f"hf-stream:{tmp_path}", tmp_path / "run", options)
+    said = [path.read_text() for path in (tmp_path / "run").glob("?.txt")]
+    assert len(said) == 1
+    assert "training image 3 is not an image" in said[0]
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+
+
+@pytest.mark.parametrize("options", [{"likelihood": "gaussian"}, {"prior": "gaussian", "objective": "elbo"}])
+def test_weights_that_cannot_be_shared_out(options):
+    learned = {"support_length": "learned"} if "prior" in options else {}
+    with pytest.raises(ConfigError, match="cannot share out a single number"):
+        check_shardable(EVAE((1, 16, 16), 2, **options, **learned))
 
 
 def _share_out(weight):

@@ -57,6 +57,9 @@ class ImageSet:
     def prepare(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
         """Nothing: all images are here."""
 
+    def rest(self) -> None:
+        """Nothing: none is on its way."""
+
     @cached_property
     def images(self) -> NDArray[np.uint8]:
         return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)

@@ -148,9 +148,10 @@ def encode(
         writer.close()
         os.replace(temporary, out)
     except OSError as error:
+        raise RunError(f"{out} could not be written ({error.strerror})") from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{out} could not be written ({error.strerror})") from error
     console.print(f"{len(store.train) + len(store.holdout)} latent codes in {out}", soft_wrap=True)
     return out
 

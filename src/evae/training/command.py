@@ -15,7 +15,7 @@ from torch import Tensor
 from evae.console import console
 from evae.data import Images, Store, absolute, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import ConfigError
+from evae.errors import ConfigError, DataError
 from evae.models import EVAE, VAE
 from evae.training import run
 from evae.training.distributed import synchronise_batch_norm
@@ -23,6 +23,7 @@ from evae.training.engine import Accelerator, Compile, Precision, Strategy, comp
 from evae.training.fit import InterruptedRun, StoppedElsewhereError, fit
 from evae.training.loggers import LoggerName, open_logger
 from evae.training.recipe import Recipe
+from evae.training.sharding import check_shardable
 
 ImageShape = tuple[int, int, int]
 
@@ -123,6 +124,8 @@ def train(
         raise ConfigError("--ema is not for --strategy fsdp: an average needs all weights in every step")
     torch.manual_seed(seed)
     network = _build(model, store.image_shape, batch_size)
+    if strategy == "fsdp":
+        check_shardable(network)
     network.initialise(partial(_drawn, store.train, seed))
     config = _resolved(settings, network, store)
     # What only one process may do comes before the others are started: what stops it stops all.
@@ -135,7 +138,7 @@ def train(
             synchronise_batch_norm(network)
         try:
             state = fit(fabric, network, store, out, recipe, compiles(compile, fabric.device), opened)
-        except (InterruptedRun, StoppedElsewhereError):
+        except (InterruptedRun, StoppedElsewhereError, DataError):
             if first:
                 raise
             return out  # the first process says it; any other's exit code would kill that one before it has

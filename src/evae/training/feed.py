@@ -34,7 +34,7 @@ class Feed:
         self._resident = _resident(images, device)
         self._order: tuple[int, Tensor] | None = None
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
-        ahead = self._resident is None and (device.type == "cuda" or not isinstance(images, ImageSet))
+        ahead = self._resident is None and (device.type == "cuda" or self.is_streamed)
         self._reader = ThreadPoolExecutor(1) if ahead else None
 
     def __call__(self, epoch: int, step: int) -> Tensor:
@@ -46,6 +46,17 @@ class Feed:
         else:
             batch = self._read(epoch, step)
         return batch.to(self.device, non_blocking=True).float().div_(255)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a batch may not come, as the images are elsewhere."""
+        return not isinstance(self.images, ImageSet)
+
+    def close(self) -> None:
+        """Wait for nothing that is still to be read."""
+        if self._reader is not None:
+            self._reader.shutdown(wait=False, cancel_futures=True)
+        self.images.rest()
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Of the images of one step, over all processes."""

@@ -4,12 +4,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evae import figures
-from evae.console import console, progress
+from evae.console import console, progress, warn
 from evae.data import ImageSet, Store, to_float
-from evae.errors import ConfigError, EvaeError, RunError, first_line
+from evae.errors import ConfigError, DataError, EvaeError, RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.training import run
@@ -39,6 +39,9 @@ _READ_STEPS = 20  # several processes read theirs together
 _FIGURE_SECONDS = 30.0  # at most one set of figures in so much time, besides the last
 
 
+_Result = TypeVar("_Result")
+
+
 class InterruptedRun(EvaeError):
     """Training was asked to stop and has saved its state."""
 
@@ -51,7 +54,7 @@ class InterruptedRun(EvaeError):
 
 
 class StoppedElsewhereError(EvaeError):
-    """The first process has failed, and says why."""
+    """Another process has failed."""
 
 
 class DivergedError(EvaeError):
@@ -109,13 +112,15 @@ def fit(
     Raises:
         InterruptedRun: a signal came or the time limit; the state is saved.
         DivergedError: the loss is not finite any more; the checkpoint before is kept.
+        DataError: images that are streamed do not come any more; the state is saved.
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
     with _hints(recipe.batch_size):
         loop = _loop(fabric, network, store, out, recipe, compiled)
         state = _resumed(loop, store.fingerprint)
-        _train(loop, state, store.holdout, logger)
+        with closing(loop.feed):
+            _train(loop, state, store.holdout, logger)
         _draw(loop, store.holdout)
         fabric.barrier()
     return state
@@ -157,22 +162,32 @@ def _train(loop: _Loop, state: Progress, holdout: ImageSet, logger: AbstractCont
 
 
 def _first(loop: _Loop, work: Callable[[], object]) -> None:
-    """Let the first process do what only one may; where it fails, all stop, and none waits for it for ever."""
+    """Let the first process do what only one may."""
+    _together(loop, work if loop.fabric.is_global_zero else lambda: None)
+
+
+def _together(loop: _Loop, work: Callable[[], _Result]) -> _Result:
+    """Let all processes do something; where one fails, all stop, and none waits for it for ever."""
     error: EvaeError | OSError | None = None
-    if loop.fabric.is_global_zero:
-        try:
-            work()
-        except (EvaeError, OSError) as caught:
-            error = caught
+    try:
+        result = work()
+    except (EvaeError, OSError) as caught:
+        error = caught
     failed = _largest(loop, error is not None)
+    if failed and loop.fabric.world_size > 1:
+        reasons: list[str | None] = [None] * loop.fabric.world_size
+        torch.distributed.all_gather_object(reasons, None if error is None else str(error))
+        if error is None:
+            raise StoppedElsewhereError(next(reason for reason in reasons if reason is not None))
     if error is not None:
         raise error
-    if failed:
-        raise StoppedElsewhereError("the first process has stopped")
+    return result
 
 
 def _largest(loop: _Loop, number: int) -> int:
     """Of the numbers of all processes."""
+    if loop.fabric.world_size == 1:
+        return int(number)
     own = torch.tensor(int(number), device=loop.fabric.device)
     return int(loop.fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
 
@@ -184,7 +199,8 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
     unsharded = deepcopy(network) if is_sharded(fabric) else network
     module: nn.Module = network
     if compiled:
-        mode = "reduce-overhead" if fabric.device.type == "cuda" else None
+        graphs = fabric.device.type == "cuda" and not is_sharded(fabric)  # gathered weights have no fixed place
+        mode = "reduce-overhead" if graphs else None
         module = torch.compile(network, mode=mode)  # type: ignore[assignment]
     model = fabric.setup_module(module)
     optimizer = Adam(network.parameters(), lr=recipe.learning_rate, fused=fabric.device.type in ("cpu", "cuda"))
@@ -215,7 +231,8 @@ def _resumed(loop: _Loop, images: str) -> Progress:
 def _gather(loop: _Loop) -> None:
     """Bring the whole copy of a network that is shared out up to date."""
     if loop.unsharded is not loop.network:
-        loop.unsharded.load_state_dict({name: whole(value) for name, value in loop.network.state_dict().items()})
+        for own, shared in zip(loop.unsharded.state_dict().values(), loop.network.state_dict().values(), strict=True):
+            own.copy_(whole(shared))
 
 
 def _out_of_patience(recipe: Recipe, state: Progress) -> bool:
@@ -233,9 +250,14 @@ def _epoch(loop: _Loop, state: Progress, stops: Stops) -> Iterator[tuple[dict[st
     unread: list[Tensor] = []
     read_at = time.monotonic()
     for step in range(done, loop.steps_per_epoch):
-        terms = _step(loop, epoch, step)
+        try:
+            unread.append(_step(loop, epoch, step))
+        except (DataError, StoppedElsewhereError):  # no images for it: what was done before is saved
+            _add(loop, state, _read(loop, unread, 0)[0] if unread else [], epoch)
+            _save(loop, state)
+            warn(f"training stops at step {state.step}, which is saved: --resume auto goes on from there")
+            raise
         state.step += 1
-        unread.append(terms)
         last = step + 1 == loop.steps_per_epoch
         logged = log_every is not None and state.step % log_every == 0
         if last or logged or _read_is_due(loop, state.step, read_at):
@@ -298,7 +320,8 @@ def _step(loop: _Loop, epoch: int, step: int) -> Tensor:
     recipe, optimizer = loop.recipe, loop.optimizer
     at = epoch + (step + 0.5) / loop.steps_per_epoch
     torch.manual_seed(_noise_seed(recipe.seed, epoch, step, *loop.rank_seed))
-    images = loop.feed(epoch, step)
+    batch = partial(loop.feed, epoch, step)
+    images = _together(loop, batch) if loop.feed.is_streamed else batch()
     cautious = recipe.on_nonfinite == "skip"
     buffers = [buffer.clone() for buffer in loop.network.buffers()] if cautious else []
     with loop.noise:

@@ -5,8 +5,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from evae.errors import ConfigError
 
 
 def fsdp(processes: int) -> ModelParallelStrategy:
@@ -19,8 +21,22 @@ def is_sharded(fabric: Fabric) -> bool:
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
+def check_shardable(network: nn.Module) -> None:
+    """Raise ConfigError unless FSDP can share out all of its weights."""
+    if single := [name for name, weight in network.named_parameters() if weight.ndim == 0]:
+        raise ConfigError(f"--strategy fsdp cannot share out a single number, as {single[0]} of this model is; use ddp")
+
+
 def _shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """In place, as one part: FSDP frees no part's weights in mid-step if it returns, as encoders do, a distribution."""
+    """In place. The layers of sequences are whole only while they compute, all else during the whole step.
+
+    (FSDP gathers a part's weights for the backward pass by its output, if that is made of tensors; an encoder's is a
+    distribution.)
+    """
+    for sequence in reversed([module for module in network.modules() if isinstance(module, nn.Sequential)]):
+        for layer in sequence:
+            if not isinstance(layer, FSDPModule) and any(True for _ in layer.parameters()):
+                fully_shard(layer, mesh=mesh["data_parallel"])
     fully_shard(network, mesh=mesh["data_parallel"])
     return network
 
@@ -33,5 +49,6 @@ def whole(value: Tensor) -> Tensor:
 def laid_out_as(value: Tensor, like: Tensor) -> Tensor:
     """A copy of a whole tensor, on the device, in the order in memory and shared out as ``like`` is."""
     if isinstance(like, DTensor):
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+        # Each process takes its part of its own copy: none waits for another that may have failed before.
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return torch.empty_like(like).copy_(value)
