@@ -174,11 +174,13 @@ class TestImages:
         write(tmp_path / "all.parquet", range(60), group=5)
         assert len(stream(tmp_path / "all.parquet").train) == 55
 
-    def test_a_dataset_of_the_hub(self, folder, monkeypatch):
+    @pytest.mark.parametrize(("name", "id"), [("someone/pictures", "someone/pictures"), ("mnist", "ylecun/mnist")])
+    def test_a_dataset_of_the_hub(self, name, id, folder, monkeypatch):
         """Found as datasets finds it, here in a folder."""
-        find = datasets.load_dataset_builder
-        monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: find(str(folder)))
-        images = open_store("hf-stream:someone/pictures", image_size=16)
+        find, asked = datasets.load_dataset_builder, []
+        monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: asked.append(name) or find(str(folder)))
+        images = open_store(f"hf-stream:{name}", image_size=16)
+        assert asked == [id]
         assert (len(images.train), len(images.holdout)) == (50, 16)
 
     def test_few_large_groups(self, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,7 +173,8 @@ def _streamed(data: str) -> Source:
         raise DataError(f"--data {data} names nothing: {PREFIX} goes before the id of a dataset or a folder")
     root = Path(resolved(name))
     if not root.exists():
-        return hub_source(data)
+        dataset = _HUB.get(name, _HubDataset(name, holdout=""))
+        return replace(hub_source(data, dataset.id, dataset.holdout), crop=dataset.crop)
     files = [root] if root.is_file() else sorted(_walk(root))
     files = [file for file in files if file.suffix.lower() == ".parquet"]
     if not files:
