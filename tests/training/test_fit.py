@@ -259,7 +259,6 @@ def test_a_file_size_limit_while_a_checkpoint_is_written(blobs, tmp_path):
     assert "could not be written (File too large)" in limited.stderr
     assert "Traceback" not in limited.stderr
     assert same(before, weights(tmp_path / "run" / "checkpoints" / "last"))
-    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
 
 
 def test_sigterm_from_outside(blobs, tmp_path):
