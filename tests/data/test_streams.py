@@ -254,11 +254,12 @@ class TestBadInput:
         with pytest.raises(DataError, match=r"no image of a row group of .* can be decoded"):
             stream(folder).train.read(slice(0, 7))
 
-    def test_codes_of_bad_images_are_left_out(self, folder, tmp_path):
+    def test_codes_of_bad_images_are_left_out(self, folder, tmp_path, capsys):
         write(folder / "train-00000-of-00002.parquet", range(30), {3: b"no image"})
         out = train(f"hf-stream:{folder}", tmp_path / "run", **SETTINGS | {"epochs": 1})
         codes = pq.read_table(encode(out, tmp_path / "codes.parquet")).to_pylist()
         assert [row["index"] for row in codes if row["split"] == "train"] == [i for i in range(50) if i != 3]
+        assert "65 latent codes in" in capsys.readouterr().err  # 50 - 1 + 16
 
     def test_columns(self, folder):
         write(folder / "train-00001-of-00002.parquet", range(30, 50))

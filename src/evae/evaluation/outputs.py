@@ -134,7 +134,7 @@ def encode(
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        writer = None
+        writer, written = None, 0
         for images in (store.train, store.holdout):
             start = 0
             for batch in batches(images, usable_device(device), f"encoding {images.split}"):
@@ -143,6 +143,7 @@ def encode(
                 table = _latent_table(images, start, latents, store.class_names)
                 writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
+                written += table.num_rows
                 start += len(batch)
         assert writer is not None  # a store has images in both splits
         writer.close()
@@ -152,7 +153,7 @@ def encode(
     finally:
         with suppress(OSError):
             temporary.unlink()
-    console.print(f"{len(store.train) + len(store.holdout)} latent codes in {out}", soft_wrap=True)
+    console.print(f"{written} latent codes in {out}", soft_wrap=True)
     return out
 
 
