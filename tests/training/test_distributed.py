@@ -117,20 +117,25 @@ def test_weights_that_cannot_be_shared_out(options):
         check_shardable(EVAE((1, 16, 16), 2, **options, **learned))
 
 
-def _share_out(weight):
+def _share_out(weight, path):
     fabric = open_fabric("cpu", 2, 1, "fsdp", "32-true")
     fabric.launch()
     module = nn.Linear(5, 6, bias=False)
     module.load_state_dict({"weight": weight})
     fabric.setup_module(module)
-    own = module.weight.to_local()
-    assert torch.equal(own, weight.chunk(2)[fabric.global_rank])
-    assert torch.equal(whole(module.weight), weight)
-    assert torch.equal(laid_out_as(2 * weight, module.weight).to_local(), 2 * own)
+    doubled = laid_out_as(2 * weight, module.weight)
+    parts = (module.weight.detach().to_local(), whole(module.weight.detach()), doubled.to_local())
+    torch.save(parts, f"{path}-{fabric.global_rank}")
 
 
-def test_each_process_has_its_share_of_a_weight(cache):
-    in_two(_share_out, cache, torch.randn(6, 5))
+def test_each_process_has_its_share_of_a_weight(cache, tmp_path):
+    weight = torch.randn(6, 5)
+    in_two(_share_out, cache, weight, tmp_path / "out")
+    for rank, share in enumerate(weight.chunk(2)):
+        own, gathered, doubled = torch.load(tmp_path / f"out-{rank}", weights_only=True)
+        assert torch.equal(own, share)
+        assert torch.equal(gathered, weight)
+        assert torch.equal(doubled, 2 * share)
 
 
 def _normalise(images, weight, path):

@@ -1,7 +1,7 @@
 """Which images make step s of epoch e: a pure function of the seed, so that a run can start again anywhere."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,11 @@ class Groups:
     sizes: NDArray[np.int64]
     window: int
 
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """How many images come before each group."""
+        return np.cumsum(self.counts) - self.counts
+
     def batch_indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
         """As the function of this name."""
         starts = _window_starts(self, seed, epoch)
@@ -91,8 +96,8 @@ def _window_starts(groups: Groups, seed: int, epoch: int) -> NDArray[np.int64]:
 @lru_cache(maxsize=2)
 def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray[np.int64]:
     """The images of one window, shuffled."""
-    starts = np.cumsum(groups.counts) - groups.counts
-    images = np.concatenate([starts[g] + np.arange(groups.counts[g]) for g in _windows(groups, seed, epoch)[window]])
+    chosen = _windows(groups, seed, epoch)[window]
+    images = np.concatenate([groups.starts[g] + np.arange(groups.counts[g]) for g in chosen])
     # With 0 as its last number this would be the generator of [seed, epoch].
     return np.random.default_rng([seed, epoch, window + 1]).permutation(images)
 

@@ -31,17 +31,8 @@ class Row:
     split: Split | None
 
     def content(self) -> bytes | NDArray[np.uint8]:
-        """The encoded image or the pixels.
-
-        Raises:
-            BadImageError: the file cannot be read.
-        """
-        if not isinstance(self.payload, Path):
-            return self.payload
-        try:
-            return self.payload.read_bytes()
-        except OSError as error:
-            raise BadImageError(f"cannot be read ({error.strerror})") from error
+        """As ``read_content`` of its payload."""
+        return read_content(self.payload)
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,20 @@ class Source:
     size: int = 64
     crop: int | None = None
     stream: "Callable[[tuple[int, ...], int | None, bool], StreamedImages] | None" = None
+
+
+def read_content(payload: Path | bytes | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
+    """The encoded image or the pixels.
+
+    Raises:
+        BadImageError: the file cannot be read.
+    """
+    if not isinstance(payload, Path):
+        return payload
+    try:
+        return payload.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read ({error.strerror})") from error
 
 
 def resolved(name: str) -> str:

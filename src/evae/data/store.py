@@ -98,7 +98,8 @@ class Store:
         train, holdout: the two splits.
         image_shape: (C, H, W).
         class_names: names of the labels; empty where they have none.
-        fingerprint: digest of the decoded images and their split; of streamed ones, of the layout of their files.
+        fingerprint: digest of the decoded images and their split; where they are streamed, of
+            those held out and of the names, sizes and times of all files.
         skipped: "name reason" of each image left out.
         transform: what was done to the images, {"size", "crop"}.
     """

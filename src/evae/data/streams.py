@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from evae.console import progress, warn
 from evae.data.batches import Groups
 from evae.data.decode import BadImageError, decode
-from evae.data.rows import NO_LABEL, Row, Source, Split, split_names
+from evae.data.rows import NO_LABEL, Source, Split, read_content, split_names
 from evae.data.tables import Table, arrow_source, image_column, label, label_column, payload
 from evae.errors import DataError, first_line
 
@@ -87,7 +87,7 @@ class StreamedImages:
         counts, sizes = np.array([g.count for g in groups]), np.array([g.size for g in groups])
         self.shape, self.bad = (int(counts.sum()), *image_shape), set[int]()
         self._groups, self._crop, self._skip_bad = groups, crop, skip_bad
-        self._order, self._starts = Groups(counts, sizes, _WINDOW), np.cumsum(counts) - counts
+        self._order = Groups(counts, sizes, _WINDOW)
         schema = groups[0].metadata.schema.to_arrow_schema()
         self._column, self._label = image_column(groups[0].url, schema), label_column(schema)
         self._held: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
@@ -123,12 +123,12 @@ class StreamedImages:
             DataError: they cannot be fetched, or not decoded.
         """
         indices = np.arange(*chosen.indices(len(self))) if isinstance(chosen, slice) else chosen
-        groups = np.searchsorted(self._starts, indices, "right") - 1
+        groups = np.searchsorted(self._order.starts, indices, "right") - 1
         contents: list[object] = [None] * len(indices)
         for group in np.unique(groups):
             column = self._result(int(group))
             for place in np.flatnonzero(groups == group).tolist():
-                contents[place] = column[int(indices[place] - self._starts[group])].as_py()
+                contents[place] = column[int(indices[place] - self._order.starts[group])].as_py()
         images: NDArray[np.uint8] = np.empty((len(indices), *self.shape[1:]), np.uint8)
         known = len(self.bad)
         for place, image in enumerate(self._map(self._image, groups.tolist(), indices.tolist(), contents)):
@@ -175,7 +175,7 @@ class StreamedImages:
 
     def _image(self, group: int, index: int, content: object) -> NDArray[np.uint8]:
         """An image, or the next one of its row group that can be decoded, whatever else is read with it."""
-        start, count = int(self._starts[group]), self._groups[group].count
+        start, count = int(self._order.starts[group]), self._groups[group].count
         for number in chain(range(index, start + count), range(start, index)):
             try:
                 return self._decoded(content if number == index else self._result(group)[number - start].as_py())
@@ -189,7 +189,7 @@ class StreamedImages:
 
     def _decoded(self, content: object) -> NDArray[np.uint8]:
         channels, size, _ = self.shape[1:]
-        image = decode(Row("", payload(content), NO_LABEL, None).content(), size, self._crop)
+        image = decode(read_content(payload(content)), size, self._crop)
         if len(image) > channels:
             raise BadImageError("is in colour, but no hold-out image is")
         return image
@@ -219,8 +219,8 @@ def stream_source(data: str, train: list[str], holdout: list[str], version: str)
     Raises:
         DataError: the files cannot be read, or have no images.
     """
-    ours = _row_groups(data, train)
-    ours, held = (ours, _row_groups(data, holdout)) if holdout else _hold_out(data, ours)
+    groups = _row_groups(data, train)
+    ours, held = (groups, _row_groups(data, holdout)) if holdout else _hold_out(data, groups)
     count = sum(group.count for group in held)
     limit = count if holdout else min(_HELD_OUT, count)
     schema = held[0].metadata.schema.to_arrow_schema()

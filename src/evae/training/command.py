@@ -18,9 +18,9 @@ from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError
 from evae.models import EVAE, VAE
 from evae.training import run
-from evae.training.distributed import synchronise_batch_norm
+from evae.training.distributed import StoppedElsewhereError, synchronise_batch_norm
 from evae.training.engine import Accelerator, Compile, Precision, Strategy, compiles, is_first_process, open_fabric
-from evae.training.fit import InterruptedRun, StoppedElsewhereError, fit
+from evae.training.fit import InterruptedRun, fit
 from evae.training.loggers import LoggerName, open_logger
 from evae.training.recipe import Recipe
 from evae.training.sharding import check_shardable

@@ -2,14 +2,58 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+
+from evae.errors import EvaeError
+
+_Result = TypeVar("_Result")
+
+
+class StoppedElsewhereError(EvaeError):
+    """Another process has failed."""
+
+
+def first(fabric: Fabric, work: Callable[[], object]) -> None:
+    """Let the first process do what only one may; see ``together``."""
+    together(fabric, work if fabric.is_global_zero else lambda: None)
+
+
+def together(fabric: Fabric, work: Callable[[], _Result]) -> _Result:
+    """Let all processes do something; where one fails, all stop, and none waits for it for ever.
+
+    Raises:
+        StoppedElsewhereError: another process has failed, for the reason that it names.
+    """
+    error: EvaeError | OSError | None = None
+    try:
+        result = work()
+    except (EvaeError, OSError) as caught:
+        error = caught
+    failed = largest(fabric, error is not None)
+    if failed and fabric.world_size > 1:
+        reasons: list[str | None] = [None] * fabric.world_size
+        dist.all_gather_object(reasons, None if error is None else str(error))
+        if error is None:
+            raise StoppedElsewhereError(next(reason for reason in reasons if reason is not None))
+    if error is not None:
+        raise error
+    return result
+
+
+def largest(fabric: Fabric, number: int) -> int:
+    """Of the numbers of all processes."""
+    if fabric.world_size == 1:
+        return int(number)
+    own = torch.tensor(int(number), device=fabric.device)
+    return int(fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
 
 
 class SharedNoise(TorchDispatchMode):

@@ -3,13 +3,13 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from evae.errors import ConfigError, DataError, EvaeError, RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.training import run
-from evae.training.distributed import SharedNoise
+from evae.training.distributed import SharedNoise, StoppedElsewhereError, first, largest, together
 from evae.training.feed import Feed
 from evae.training.loggers import Log
 from evae.training.recipe import Recipe
@@ -39,9 +39,6 @@ _READ_STEPS = 20  # several processes read theirs together
 _FIGURE_SECONDS = 30.0  # at most one set of figures in so much time, besides the last
 
 
-_Result = TypeVar("_Result")
-
-
 class InterruptedRun(EvaeError):
     """Training was asked to stop and has saved its state."""
 
@@ -51,10 +48,6 @@ class InterruptedRun(EvaeError):
             f"stopped by {described(reason)} at step {step} of {folder}; "
             "to go on, give it --resume auto, no --overwrite"
         )
-
-
-class StoppedElsewhereError(EvaeError):
-    """Another process has failed."""
 
 
 class DivergedError(EvaeError):
@@ -161,37 +154,6 @@ def _train(loop: _Loop, state: Progress, holdout: ImageSet, logger: AbstractCont
                 raise InterruptedRun(reason, out, state.step)
 
 
-def _first(loop: _Loop, work: Callable[[], object]) -> None:
-    """Let the first process do what only one may."""
-    _together(loop, work if loop.fabric.is_global_zero else lambda: None)
-
-
-def _together(loop: _Loop, work: Callable[[], _Result]) -> _Result:
-    """Let all processes do something; where one fails, all stop, and none waits for it for ever."""
-    error: EvaeError | OSError | None = None
-    try:
-        result = work()
-    except (EvaeError, OSError) as caught:
-        error = caught
-    failed = _largest(loop, error is not None)
-    if failed and loop.fabric.world_size > 1:
-        reasons: list[str | None] = [None] * loop.fabric.world_size
-        torch.distributed.all_gather_object(reasons, None if error is None else str(error))
-        if error is None:
-            raise StoppedElsewhereError(next(reason for reason in reasons if reason is not None))
-    if error is not None:
-        raise error
-    return result
-
-
-def _largest(loop: _Loop, number: int) -> int:
-    """Of the numbers of all processes."""
-    if loop.fabric.world_size == 1:
-        return int(number)
-    own = torch.tensor(int(number), device=loop.fabric.device)
-    return int(loop.fabric.all_reduce(own, reduce_op="max"))  # type: ignore[arg-type]
-
-
 def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe, compiled: bool) -> _Loop:
     network.to(fabric.device)
     if not is_sharded(fabric):  # in this layout convolutions are fastest, 1.2 times on CPU; FSDP takes the usual alone
@@ -219,12 +181,12 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
 def _resumed(loop: _Loop, images: str) -> Progress:
     """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
     state = run.load_checkpoint(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
-    if _largest(loop, state.step) != -_largest(loop, -state.step):
+    if largest(loop.fabric, state.step) != -largest(loop.fabric, -state.step):
         raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
     _gather(loop)
-    _first(loop, partial(run.truncate_metrics, loop.out, state))
+    first(loop.fabric, partial(run.truncate_metrics, loop.out, state))
     if state.step:  # the process may have died after the checkpoint and before the model beside it
-        _first(loop, partial(run.save_model, loop.out, loop.result))
+        first(loop.fabric, partial(run.save_model, loop.out, loop.result))
     return state
 
 
@@ -281,7 +243,7 @@ def _read_is_due(loop: _Loop, step: int, read_at: float) -> bool:
 def _read(loop: _Loop, unread: list[Tensor], reason: int) -> tuple[list[list[float]], int]:
     """The terms of each step and the reason to stop, the same in all processes."""
     terms: Any = loop.fabric.all_reduce(torch.stack(unread), reduce_op="mean")
-    return terms.tolist(), _largest(loop, reason)
+    return terms.tolist(), largest(loop.fabric, reason)
 
 
 def _add(loop: _Loop, state: Progress, rows: list[list[float]], epoch: int) -> None:
@@ -321,7 +283,7 @@ def _step(loop: _Loop, epoch: int, step: int) -> Tensor:
     at = epoch + (step + 0.5) / loop.steps_per_epoch
     torch.manual_seed(_noise_seed(recipe.seed, epoch, step, *loop.rank_seed))
     batch = partial(loop.feed, epoch, step)
-    images = _together(loop, batch) if loop.feed.is_streamed else batch()
+    images = together(loop.fabric, batch) if loop.feed.is_streamed else batch()
     cautious = recipe.on_nonfinite == "skip"
     buffers = [buffer.clone() for buffer in loop.network.buffers()] if cautious else []
     with loop.noise:
@@ -351,7 +313,7 @@ def _warmth(recipe: Recipe, epoch: float, device: torch.device) -> tuple[Tensor,
 
 def _all_finite(loop: _Loop, terms: Tensor) -> bool:
     """Whether the terms are finite in every process; waits for the device."""
-    return not _largest(loop, not terms.isfinite().all())
+    return not largest(loop.fabric, not terms.isfinite().all())
 
 
 def _diverged(loop: _Loop, epoch: int, number: int, row: list[float]) -> None:
@@ -415,7 +377,7 @@ def _evaluated(loop: _Loop, images: Any) -> Tensor:
 def _save(loop: _Loop, state: Progress) -> None:
     _gather(loop)
     optimizer = run.OptimizerState.of(loop.optimizer)
-    _first(loop, partial(run.save_checkpoint, loop.out, loop.unsharded, optimizer, state, loop.average))
+    first(loop.fabric, partial(run.save_checkpoint, loop.out, loop.unsharded, optimizer, state, loop.average))
 
 
 def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
@@ -426,11 +388,11 @@ def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
         state.epochs_since_best += 1
         return
     state.best_loss, state.epochs_since_best = loss, 0
-    _first(loop, partial(run.save_best, loop.out, loop.result))
+    first(loop.fabric, partial(run.save_best, loop.out, loop.result))
 
 
 def _log(loop: _Loop, log: Log, line: dict[str, float], state: Progress) -> None:
-    _first(loop, partial(run.append_metrics, loop.out, line, state))
+    first(loop.fabric, partial(run.append_metrics, loop.out, line, state))
     if loop.fabric.is_global_zero:
         log({k: v for k, v in line.items() if k not in ("epoch", "step")}, int(line["step"]))
 
