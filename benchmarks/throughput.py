@@ -1,21 +1,27 @@
 """Images a second of training: this engine, a bare PyTorch loop and pythae, the same networks and batches.
 
-    python benchmarks/throughput.py [--rounds 30] [--device cuda] [--precision bf16-mixed] [--compile]
+    python benchmarks/throughput.py [--rounds 30] [--device cuda] [--precision bf16-mixed] [--compile] 2>/dev/null
 
-Appendix C.1's networks, d = 64, Adam, epochs of ten batches of 100 images of mnist5k. Epochs of all alternate, so that
-what else the machine does meets all alike; medians and the medians of the ratios within a round are printed, and what
-share of the machine's rate of multiplying matrices that is. pythae 0.1.2 (pip install 'evae[benchmark]') gets the same
-encoder and decoder through its interface for custom networks, once as they are here and once with the layers that
-torch has for them; it is left out where it is not installed.
+Appendix C.1's networks, d = 64, Adam, epochs of ten batches of 100 images of mnist5k. Each trains in a process of its
+own, one epoch at a time in turn with the others, so that what else the machine does meets all alike; medians and the
+medians of the ratios within a round are printed, and what share of the machine's rate of multiplying matrices that is.
+pythae 0.1.2 (pip install 'evae[benchmark]') gets the same encoder and decoder through its interface for custom
+networks, once as they are here and once with the layers that torch has for them; it is left out where it is not
+installed.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +36,11 @@ from evae.models.networks import ConvDecoder, ConvEncoder
 from evae.training.engine import open_fabric
 from evae.training.fit import fit
 from evae.training.recipe import Recipe
-from evae.training.run import read_metrics
 
 BATCH = 100
-Epoch = Callable[[], float]  # trains for one and returns images a second
+WARMUP = 2  # rounds that are not counted
+Turn = Callable[[float | None], None]  # tells the images a second of one's epoch, and waits until it is one's turn
+Engine = Callable[[Turn], None]  # trains epoch after epoch, with turns between them
 
 
 def few(store: Store) -> Store:
@@ -45,30 +52,27 @@ def few(store: Store) -> Store:
     return replace(store, train=train, holdout=holdout)
 
 
-def ours(family: type[VAE], store: Store, folder: Path, options: argparse.Namespace, precision: str, on: bool) -> Epoch:
-    """One more epoch of ``fit``, by its own clock, which leaves out validation and checkpoints."""
+def ours(options: argparse.Namespace, family: type[VAE], precision: str, compiled: bool, turn: Turn) -> None:
+    """One call of ``fit``; speeds by its own clock, which leaves out validation and checkpoints."""
     fabric = open_fabric(options.device, 1, 1, "auto", precision)  # type: ignore[arg-type]
-    network, epochs = family(store.image_shape), 0
-    folder.mkdir()
-
-    def epoch() -> float:
-        nonlocal epochs
-        epochs += 1
-        (folder / "config.yaml").touch()
-        fit(fabric, network, store, folder, Recipe(epochs=epochs, batch_size=BATCH), on)
-        return float(read_metrics(folder)[-1]["images_per_second"])
-
-    return epoch
+    store = few(open_store("mnist5k"))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.yaml").touch()
+        recipe = Recipe(epochs=options.rounds + WARMUP, batch_size=BATCH)
+        log = nullcontext(lambda line, step: turn(line["images_per_second"]))
+        turn(None)
+        fit(fabric, family(store.image_shape), store, Path(folder), recipe, compiled, log)
 
 
-def bare(store: Store, options: argparse.Namespace) -> Epoch:
+def bare(options: argparse.Namespace, turn: Turn) -> None:
     """The shortest loop there is, with its batches ready as numbers on the device, in the layout that fit uses."""
+    store = few(open_store("mnist5k"))
     model: Any = GaussianVAE(store.image_shape).to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Adam(model.parameters(), lr=3e-4, fused=True)
     batches = list(to_float(store.train.images[:], options.device).split(BATCH))[: len(store.train) // BATCH]
     model.train()
-
-    def epoch() -> float:
+    turn(None)
+    while True:
         start = time.monotonic()
         for images in batches:
             loss = model(images).loss
@@ -76,19 +80,19 @@ def bare(store: Store, options: argparse.Namespace) -> Epoch:
             loss.backward()
             optimizer.step()
         loss.item()
-        return BATCH * len(batches) / (time.monotonic() - start)
-
-    return epoch
+        turn(BATCH * len(batches) / (time.monotonic() - start))
 
 
-def pythae(store: Store, folder: Path, device: str, plain: bool) -> Epoch:
-    """Its trainer's epoch, without its evaluations and checkpoints; loss and prior are those of GaussianVAE."""
+def pythae(options: argparse.Namespace, plain: bool, turn: Turn) -> None:
+    """Its trainer's epochs, without its evaluations and checkpoints; loss and prior are those of GaussianVAE."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE as PYTHAE_VAE
     from pythae.models import VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    store = few(open_store("mnist5k"))
 
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -112,26 +116,64 @@ def pythae(store: Store, folder: Path, device: str, plain: bool) -> Epoch:
             return ModelOutput(reconstruction=self.body(latents))
 
     count = len(store.train) // BATCH * BATCH
-    images = to_float(store.train.images[:count])
-    trainer = BaseTrainer(
-        model=PYTHAE_VAE(VAEConfig(store.image_shape, 64, reconstruction_loss="bce"), Encoder(), Decoder()),
-        train_dataset=BaseDataset(images, torch.zeros(count)),
-        training_config=BaseTrainerConfig(
-            output_dir=str(folder), per_device_train_batch_size=BATCH, learning_rate=3e-4, no_cuda=device == "cpu"
-        ),
-        callbacks=[],
-    )
-    trainer.prepare_training()
-    epochs = 0
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = BaseTrainer(
+            model=PYTHAE_VAE(VAEConfig(store.image_shape, 64, reconstruction_loss="bce"), Encoder(), Decoder()),
+            train_dataset=BaseDataset(to_float(store.train.images[:count]), torch.zeros(count)),
+            training_config=BaseTrainerConfig(
+                output_dir=folder,
+                per_device_train_batch_size=BATCH,
+                learning_rate=3e-4,
+                no_cuda=options.device == "cpu",
+            ),
+            callbacks=[],
+        )
+        trainer.prepare_training()
+        turn(None)
+        for epoch in range(1, options.rounds + WARMUP + 1):
+            start = time.monotonic()
+            trainer.train_step(epoch)
+            turn(count / (time.monotonic() - start))
 
-    def epoch() -> float:
-        nonlocal epochs
-        epochs += 1
-        start = time.monotonic()
-        trainer.train_step(epochs)
-        return count / (time.monotonic() - start)
 
-    return epoch
+class InTurn:
+    """An engine in a process of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        context.Process(target=_take_turns, args=(engine, theirs)).start()
+        self.pipe.recv()
+
+    def epoch(self) -> float:
+        """Have it train one epoch; images a second."""
+        self.pipe.send(None)
+        speed: float = self.pipe.recv()
+        return speed
+
+
+def _take_turns(engine: Engine, pipe: Connection) -> None:
+    def turn(speed: float | None) -> None:
+        pipe.send(speed)
+        try:
+            pipe.recv()
+        except EOFError:  # there are no more turns
+            raise SystemExit from None
+
+    engine(turn)
+
+
+def measure(engines: dict[str, Engine], rounds: int) -> list[dict[str, float]]:
+    """Images a second of each engine in each round; each round begins with another one."""
+    started = {name: InTurn(engine) for name, engine in engines.items()}
+    order = deque(started)
+    speeds = []
+    for _ in range(rounds + WARMUP):
+        speeds.append({name: started[name].epoch() for name in order})
+        order.rotate()
+    for engine in started.values():
+        engine.pipe.close()
+    return speeds[WARMUP:]
 
 
 def matrix_rate(device: str) -> float:
@@ -145,8 +187,9 @@ def matrix_rate(device: str) -> float:
     return best
 
 
-def operations(store: Store, family: type[VAE]) -> float:
+def operations(family: type[VAE]) -> float:
     """Floating-point operations an image of one training step, forward and backward."""
+    store = open_store("mnist5k")
     model = family(store.image_shape)
     with FlopCounterMode(display=False) as counter:
         model(to_float(store.train.images[:BATCH])).loss.backward()
@@ -161,31 +204,28 @@ def main() -> None:
     parser.add_argument("--precision", help="also EVAE in this precision")
     parser.add_argument("--compile", action="store_true", help="also EVAE compiled")
     options = parser.parse_args()
-    store = few(open_store("mnist5k"))
     compiled = options.device == "cuda"  # as evae train does by default
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        engines = {
-            "evae, GaussianVAE": ours(GaussianVAE, store, root / "gaussian", options, "32-true", compiled),
-            "evae, EVAE": ours(EVAE, store, root / "evae", options, "32-true", compiled),
-            "bare loop, GaussianVAE": bare(store, options),
-        }
-        if find_spec("pythae"):
-            engines["pythae 0.1.2, VAE"] = pythae(store, root / "pythae", options.device, plain=False)
-            engines["pythae 0.1.2, VAE, torch's layers"] = pythae(store, root / "plain", options.device, plain=True)
-        if options.precision:
-            name = f"evae, EVAE, {options.precision}"
-            engines[name] = ours(EVAE, store, root / "precision", options, options.precision, compiled)
-        if options.compile:
-            engines["evae, EVAE, compiled"] = ours(EVAE, store, root / "compiled", options, "32-true", True)
-        rounds = [{name: epoch() for name, epoch in engines.items()} for _ in range(options.rounds + 2)][2:]
+    trained = partial(ours, options)
+    engines: dict[str, Engine] = {
+        "evae, GaussianVAE": partial(trained, GaussianVAE, "32-true", compiled),
+        "evae, EVAE": partial(trained, EVAE, "32-true", compiled),
+        "bare loop, GaussianVAE": partial(bare, options),
+    }
+    if find_spec("pythae"):
+        engines["pythae 0.1.2, VAE"] = partial(pythae, options, False)
+        engines["pythae 0.1.2, VAE, torch's layers"] = partial(pythae, options, True)
+    if options.precision:
+        engines[f"evae, EVAE, {options.precision}"] = partial(trained, EVAE, options.precision, compiled)
+    if options.compile:
+        engines["evae, EVAE, compiled"] = partial(trained, EVAE, "32-true", True)
+    rounds = measure(engines, options.rounds)
     rate = max(matrix_rate(options.device) for _ in range(3))
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {where}, {options.rounds} rounds; matrices {rate / 1e9:.0f} GFLOP/s")
     baseline = "evae, GaussianVAE"
     print("| | images/s, median (range) | ratio to evae's GaussianVAE, median of rounds | of the matrix rate |")
     print("| --- | --- | --- | --- |")
-    work = operations(store, GaussianVAE)
+    work = operations(GaussianVAE)
     for name in engines:
         speeds = [line[name] for line in rounds]
         ratio = statistics.median(line[name] / line[baseline] for line in rounds)

@@ -83,9 +83,10 @@ class TestBuiltIn:
         assert images.holdout.labels.tolist() == [0, 1, 0]
         assert images.transform["crop"] == (140 if name == "celeba" else None)
 
-    def test_no_network(self, monkeypatch):
+    @pytest.mark.parametrize("error", [ConnectionError("Couldn't reach it"), RuntimeError("a script"), KeyError("x")])
+    def test_no_network(self, error, monkeypatch):
         def fail(id):
-            raise ConnectionError("Couldn't reach it")
+            raise error
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(DataError, match=r"ylecun/mnist cannot be loaded.*FOLDER\) and pass that folder"):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
-from evae.errors import ConfigError, RunError
+from evae.errors import ConfigError, DataError, RunError
 from evae.training import DivergedError, InterruptedRun, fit, run
 from evae.training.feed import Feed
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
@@ -316,6 +316,26 @@ class TestRefusals:
         np.savez(data, **arrays)
         with pytest.raises(RunError, match="the images have changed"):
             train(out=out, resume="auto", **mine | {"epochs": 2})
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"model": EVAE, "image_size": 20}, "no network for images of shape"),
+            ({"image_size": 32}, "the encoder|the network"),  # of a model that takes 16 pixels, grey
+            ({"devices": 3}, "cannot be shared out"),
+            ({"strategy": "fsdp", "devices": 2, "ema": 0.9}, "ema is not for"),
+            ({"crop": 0}, "the crop must be positive"),
+            ({"out": "taken"}, "taken exists and is no run folder"),
+        ],
+    )
+    def test_found_wrong_before_images_are_decoded(self, options, tmp_path, monkeypatch, settings, message):
+        monkeypatch.setattr("evae.training.command.open_store", lambda *_: pytest.fail("images were opened"))
+        (tmp_path / "taken").mkdir()
+        (tmp_path / "taken" / "letter.txt").write_text("mine")
+        out = tmp_path / settings.get("out", "run")
+        with pytest.raises((ConfigError, DataError, RunError), match=message):
+            train(**options | settings | {"out": out})
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
         ("settings", "message"),

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from evae.data.arrays import arrays_source
 from evae.data.decode import SUFFIXES
+from evae.data.hub import from_hub
 from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, listing_key, resolved, split_names
 from evae.data.streams import PREFIX, hub_source, stream_source
 from evae.data.tables import Table, arrow_source, in_memory, splits_of_files, tables_source
@@ -191,17 +192,13 @@ def _streamed(data: str) -> Source:
 
 def _hub(data: str, dataset: _HubDataset) -> Source:
     import datasets
-    from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # one sentence at the end instead of a line for each attempt
-    try:
-        splits = datasets.load_dataset(dataset.id)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"--data {data}: the dataset {dataset.id} cannot be loaded from the hub ({first_line(error)}); without a "
-            f"network, download it elsewhere (hf download --repo-type dataset {dataset.id} --local-dir FOLDER) and "
-            "pass that folder"
-        ) from error
+    splits = from_hub(
+        lambda: datasets.load_dataset(dataset.id),
+        f"--data {data}: the dataset {dataset.id} cannot be loaded from the hub",
+        "; without a network, download it elsewhere "
+        f"(hf download --repo-type dataset {dataset.id} --local-dir FOLDER) and pass that folder",
+    )
     train, holdout = split_names(set(splits))
     chosen = (
         {"train": train, "holdout": dataset.holdout or holdout} if train else dict.fromkeys(["all"], next(iter(splits)))

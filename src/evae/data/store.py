@@ -134,11 +134,10 @@ def open_store(
     Raises:
         DataError: there are no such images, or not enough that can be used.
     """
+    check_transform(image_size, crop)
     source = find_source(data)
     size = source.size if image_size is None else image_size
     crop = source.crop if crop is None else crop
-    if not 1 <= size <= _LARGEST or (crop is not None and crop < 1):
-        raise DataError(f"the image size must be from 1 to {_LARGEST} and the crop positive, not {size} and {crop}")
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     try:
@@ -152,6 +151,14 @@ def open_store(
     if store.skipped:
         _report_skipped(store.skipped, on_bad_image)
     return store
+
+
+def check_transform(image_size: int | None, crop: int | None) -> None:
+    """Raise DataError unless images can be cropped and resized so; None is the source's own choice."""
+    if image_size is not None and not 1 <= image_size <= _LARGEST:
+        raise DataError(f"the image size must be from 1 to {_LARGEST}, not {image_size}")
+    if crop is not None and crop < 1:
+        raise DataError(f"the crop must be positive, not {crop}")
 
 
 def _read_meta(folder: Path) -> dict[str, Any] | None:

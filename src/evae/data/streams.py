@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from evae.console import progress, warn
 from evae.data.batches import Groups
 from evae.data.decode import BadImageError, decode
+from evae.data.hub import from_hub
 from evae.data.rows import NO_LABEL, Source, Split, read_content, split_names
 from evae.data.tables import Table, arrow_source, image_column, label, label_column, payload
 from evae.errors import DataError, first_line
@@ -242,13 +243,11 @@ def hub_source(data: str, dataset: str, holdout: str) -> Source:
         DataError: there is no such dataset, or it is not stored as parquet files.
     """
     import datasets
-    from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # one sentence at the end instead of a line for each attempt
-    try:
-        config = datasets.load_dataset_builder(dataset).config
-    except Exception as error:  # of the network, of the hub, of datasets, of what is written in the dataset
-        raise DataError(f"--data {data} is no folder and was not found on the hub ({first_line(error)})") from error
+    config = from_hub(
+        lambda: datasets.load_dataset_builder(dataset).config,
+        f"--data {data} is no folder and was not found on the hub",
+    )
     files = {str(split): list(urls) for split, urls in (config.data_files or {}).items()}
     if not files or not all(url.endswith(".parquet") for urls in files.values() for url in urls):
         raise DataError(f"--data {data} is not stored as parquet files; without {PREFIX} it is decoded first")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evae.console import console
 from evae.data import Images, Store, absolute, open_store, to_float
-from evae.data.store import OnBadImage
+from evae.data.store import OnBadImage, check_transform
 from evae.errors import ConfigError, DataError
 from evae.models import EVAE, VAE
 from evae.training import run
@@ -113,15 +113,21 @@ def train(
         raise ConfigError("--resume and --overwrite contradict each other")
     out, first = Path(out), is_first_process()
     console.quiet = not first
-    store = open_store(data, image_size, crop, on_bad_image)
-    settings["data"] = absolute(data)
-    if batch_size > len(store.train):
-        raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
+    # What can be found wrong without the images is, before hours of decoding.
     fabric = open_fabric(accelerator, devices, num_nodes, strategy, precision)
     if batch_size % (devices * num_nodes):
         raise ConfigError(f"batch_size {batch_size} cannot be shared out equally to {devices * num_nodes} devices")
     if strategy == "fsdp" and ema is not None:
         raise ConfigError("--ema is not for --strategy fsdp: an average needs all weights in every step")
+    if first and not _goes_on(out, resume):
+        run.check_free(out, overwrite)
+    check_transform(image_size, crop)
+    if image_size is not None:
+        _check_size(model, image_size, batch_size)
+    store = open_store(data, image_size, crop, on_bad_image)
+    settings["data"] = absolute(data)
+    if batch_size > len(store.train):
+        raise ConfigError(f"batch_size {batch_size} is larger than the {len(store.train)} training images of {data}")
     torch.manual_seed(seed)
     network = _build(model, store.image_shape, batch_size)
     if strategy == "fsdp":
@@ -150,11 +156,24 @@ def train(
 
 def _claim(out: Path, config: dict[str, Any], resume: Literal["auto"] | None, overwrite: bool) -> None:
     """Make the run folder this run's, new or to be gone on with."""
-    if resume and (out / run.CONFIG).exists():
+    if _goes_on(out, resume):
         run.check_same_settings(out, config)
         run.write_config(out, config)
     else:
         run.create(out, config, overwrite)
+
+
+def _goes_on(out: Path, resume: Literal["auto"] | None) -> bool:
+    """Whether there is a run to go on with."""
+    return resume is not None and (out / run.CONFIG).exists()
+
+
+def _check_size(model: Callable[..., VAE], size: int, batch_size: int) -> None:
+    """Raise what the model does where it cannot be built for images of this size, be they in colour or grey."""
+    try:
+        _build(model, (3, size, size), batch_size)
+    except Exception:  # anyone's model
+        _build(model, (1, size, size), batch_size)
 
 
 def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) -> VAE:

@@ -29,6 +29,7 @@ from evae.training import run
 from evae.training.distributed import SharedNoise, StoppedElsewhereError, first, largest, together
 from evae.training.feed import Feed
 from evae.training.loggers import Log
+from evae.training.memory import kept_memory
 from evae.training.recipe import Recipe
 from evae.training.run import Progress
 from evae.training.sharding import is_sharded, whole
@@ -109,7 +110,7 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    with _hints(recipe.batch_size):
+    with _hints(recipe.batch_size), kept_memory():
         loop = _loop(fabric, network, store, out, recipe, compiled)
         state = _resumed(loop, store.fingerprint)
         with closing(loop.feed):

@@ -85,17 +85,26 @@ _FREE = frozenset({"out", "epochs", "patience", "time_limit", "on_nonfinite", "l
 )
 
 
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Raise RunError unless a new run can have the folder: it is empty, or a run and ``overwrite`` is set."""
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir())))
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be read ({error.strerror})") from error
+    if taken and not (folder / CONFIG).exists():
+        raise RunError(f"{folder} exists and is no run folder; choose another --out")
+    if taken and not overwrite:
+        raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
+
+
 def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
     """Give a folder, which exists and is ``locked``, to a new run: its resolved command.
 
     Raises:
-        RunError: the folder exists and is not empty, and ``overwrite`` is not set; or it cannot be written.
+        RunError: it is not free, see ``check_free``; or it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
-        if not (folder / CONFIG).exists():
-            raise RunError(f"{folder} exists and is no run folder; choose another --out")
-        if not overwrite:
-            raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
+    check_free(folder, overwrite)
+    if (folder / CONFIG).exists():
         for path in (folder / name for name in _OURS):  # the configuration last: until then it is a run
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
