@@ -60,7 +60,7 @@ class TestBuiltIn:
             ("someone/pictures", "someone/pictures", "picture", "validation", 64),
         ],
     )
-    def test_hub_datasets(self, name, hub_id, column, holdout, size, monkeypatch):
+    def test_hub_datasets(self, name, hub_id, column, holdout, size, monkeypatch, capsys):
         """Their splits, sizes and CelebA's crop, on a dataset of the same form made here."""
         side = {"mnist": (28, 28), "celeba": (178, 218)}.get(name, (32, 32) if size == 32 else (90, 70))
         mode = "L" if "mnist" in name else "RGB"
@@ -71,7 +71,9 @@ class TestBuiltIn:
             return datasets.Dataset.from_dict({column: images, "label": [i % 2 for i in range(count)]}, features)
 
         made = datasets.DatasetDict(
-            {"train": split(5), holdout: split(3)} | ({"test": split(2)} if name == "celeba" else {})
+            {"train": split(5), holdout: split(3)}
+            | ({"test": split(2)} if name == "celeba" else {})
+            | ({"extra": split(2)} if name == "someone/pictures" else {})
         )
         asked = []
         monkeypatch.setattr(datasets, "load_dataset", lambda id: asked.append(id) or made)
@@ -82,6 +84,7 @@ class TestBuiltIn:
         assert images.class_names == ("a", "b")
         assert images.holdout.labels.tolist() == [0, 1, 0]
         assert images.transform["crop"] == (140 if name == "celeba" else None)
+        assert ("hold-out split: extra" in capsys.readouterr().err) == (name == "someone/pictures")
 
     @pytest.mark.parametrize("error", [ConnectionError("Couldn't reach it"), RuntimeError("a script"), KeyError("x")])
     def test_no_network(self, error, monkeypatch):
@@ -106,7 +109,7 @@ class TestFolders:
             assert label == {"c": 0, "d": 1}.get(name[0], NO_LABEL)
 
     @pytest.mark.parametrize("holdout", ["test", "val", "validation"])
-    def test_train_and_holdout_folders_are_splits(self, tmp_path, holdout):
+    def test_train_and_holdout_folders_are_splits(self, tmp_path, holdout, capsys):
         fill(tmp_path / "train" / "a", 4, "RGB")
         fill(tmp_path / holdout / "a", 2, "RGB", start=4)
         fill(tmp_path / "other", 2, "RGB", start=6)
@@ -114,6 +117,7 @@ class TestFolders:
         assert (len(images.train), len(images.holdout)) == (4, 2)
         assert images.class_names == ("a",)
         assert images.image_shape == (3, 64, 64)
+        assert "left out, as neither the training nor the hold-out split: other\n" in capsys.readouterr().err
 
     def test_split_is_by_content_and_does_not_move(self, tmp_path):
         fill(tmp_path, 300)
@@ -223,11 +227,13 @@ class TestTables:
         assert len(images.train) + len(images.holdout) == 40
         assert images.train.labels.max() == 2
 
-    def test_a_folder_as_the_hub_lays_it_out(self, tmp_path):
+    def test_a_folder_as_the_hub_lays_it_out(self, tmp_path, capsys):
         pq.write_table(self.table(6), tmp_path / "train-00000-of-00002.parquet")
         pq.write_table(self.table(5, start=6), tmp_path / "train-00001-of-00002.parquet")
         pq.write_table(self.table(3, start=11), tmp_path / "test-00000-of-00001.parquet")
+        pq.write_table(self.table(2, start=14), tmp_path / "validation-00000-of-00001.parquet")
         images = open_store(str(tmp_path))
+        assert "hold-out split: validation-00000-of-00001.parquet\n" in capsys.readouterr().err
         assert (len(images.train), len(images.holdout)) == (11, 3)
         assert images.train.images[:, 0, 0, 0].tolist() == [3 * i for i in range(11)]
         assert images.holdout.images[:, 0, 5, 5].tolist() == [33, 36, 39]

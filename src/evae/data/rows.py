@@ -49,6 +49,7 @@ class Source:
         crop: likewise, side of the centre crop; None: the shorter side.
         stream: where only hold-out images are among the rows, makes the training images of (image_shape, crop,
             skip_bad); they stay where they are.
+        unused: splits, folders or files that are neither the training nor the hold-out split.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     size: int = 64
     crop: int | None = None
     stream: "Callable[[tuple[int, ...], int | None, bool], StreamedImages] | None" = None
+    unused: tuple[str, ...] = ()
 
 
 def read_content(payload: Path | bytes | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:

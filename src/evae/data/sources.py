@@ -134,6 +134,7 @@ def _image_folder(data: str, root: Path, files: list[Path]) -> Source:
     root = _where_splits_are(root, files)
     relative = [f.relative_to(root).parts for f in files]
     train, holdout = split_names({parts[0] for parts in relative if len(parts) > 1})
+    unused = sorted({parts[0] for parts in relative} - {train, holdout}) if train else []
     if train:
         chosen = [(f, parts[1:], parts[0]) for f, parts in zip(files, relative, strict=True)]
         chosen = [c for c in chosen if c[2] in (train, holdout)]
@@ -148,7 +149,7 @@ def _image_folder(data: str, root: Path, files: list[Path]) -> Source:
             yield Row(file.relative_to(root).as_posix(), file, label, as_split(split, train, holdout))
 
     key = listing_key([file for file, _, _ in chosen], root)
-    return Source(data, f"folder {key}", len(chosen), rows, tuple(classes))
+    return Source(data, f"folder {key}", len(chosen), rows, tuple(classes), unused=tuple(unused))
 
 
 def _where_splits_are(root: Path, files: list[Path]) -> Path:
@@ -205,7 +206,9 @@ def _hub(data: str, dataset: _HubDataset) -> Source:
     )
     tables = [(_arrow_table(splits[name]), None if part == "all" else part) for part, name in chosen.items()]
     fingerprints = " ".join(splits[name]._fingerprint for name in chosen.values())
-    return arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, dataset.crop)  # type: ignore[arg-type]
+    source = arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, dataset.crop)  # type: ignore[arg-type]
+    unused = () if dataset.holdout else tuple(sorted(set(splits) - set(chosen.values())))
+    return replace(source, unused=unused)
 
 
 def _arrow_table(dataset: "Dataset") -> Table:

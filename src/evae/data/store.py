@@ -148,6 +148,9 @@ def open_store(
             f"the image cache in {folder.parent} cannot be used ({error.strerror or error}){hint}"
         ) from error
     store = _as_store(source, folder, meta, on_bad_image)
+    if source.unused:
+        listed = _listed(source.unused, ", ")
+        warn(f"--data {data}: left out, as neither the training nor the hold-out split: {listed}")
     if store.skipped:
         _report_skipped(store.skipped, on_bad_image)
     return store
@@ -192,11 +195,15 @@ def _as_store(source: Source, folder: Path, meta: dict[str, Any], on_bad_image: 
 
 
 def _report_skipped(skipped: tuple[str, ...], on_bad_image: OnBadImage) -> None:
-    named = "; ".join(skipped[:_NAMED]) + ("; ..." if len(skipped) > _NAMED else "")
+    named = _listed(skipped, "; ")
     noun = "image" if len(skipped) == 1 else "images"
     if on_bad_image == "error":
         raise DataError(f"{len(skipped)} bad {noun}: {named} (--on_bad_image skip leaves them out)")
     warn(f"{len(skipped)} bad {noun} skipped: {named}")
+
+
+def _listed(names: tuple[str, ...], separator: str) -> str:
+    return separator.join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
 
 
 # Building ----------------------------------------------------------------------------------------------------

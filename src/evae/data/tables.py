@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ def in_memory(table: pa.Table) -> Table:
 
 def tables_source(data: str, files: list[Path], root: Path) -> Source:
     """Files with the splits that their names tell."""
-    tables = [(_open_table(file), split) for file, split in splits_of_files(files, root).items()]
-    return arrow_source(data, f"tables {listing_key(files, root)}", tables)
+    splits = splits_of_files(files, root)
+    tables = [(_open_table(file), split) for file, split in splits.items()]
+    unused = tuple(file.relative_to(root).as_posix() for file in files if file not in splits)
+    return replace(arrow_source(data, f"tables {listing_key(files, root)}", tables), unused=unused)
 
 
 def splits_of_files(files: list[Path], root: Path) -> dict[Path, Split | None]:
