@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
-from evae.training import DivergedError, InterruptedRun, fit, run
+from evae.training import DivergedError, InterruptedRun, checkpoints, fit, run
 from evae.training.feed import Feed
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
@@ -218,7 +218,7 @@ def test_no_whole_checkpoint(options, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoint_before(options, tmp_path, monkeypatch):
     whole = train(out=tmp_path / "whole", **options)
-    original = run._write_state
+    original = checkpoints._write_state
     saved = []
 
     def full(*args):
@@ -227,11 +227,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(options, tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(*args)
 
-    monkeypatch.setattr(run, "_write_state", full)
+    monkeypatch.setattr(checkpoints, "_write_state", full)
     with pytest.raises(RunError, match=r"step 12: .*could not be written \(No space left on device\); the .* before"):
         train(out=tmp_path / "parts", **options)
     assert not list((tmp_path / "parts" / "checkpoints").glob("*.tmp"))
-    monkeypatch.setattr(run, "_write_state", original)
+    monkeypatch.setattr(checkpoints, "_write_state", original)
     parts = train(out=tmp_path / "parts", resume="auto", **options)
     assert same(weights(whole), weights(parts))
 
@@ -271,7 +271,7 @@ def test_sigterm_from_outside(blobs, tmp_path):
         rest = process.stderr.read()
     assert process.returncode == 75
     assert "stopped by SIGTERM at step" in rest
-    state = run._read_state_file(tmp_path / "run" / "checkpoints" / "last")
+    state = checkpoints._read_state_file(tmp_path / "run" / "checkpoints" / "last")
     assert state["progress"]["step"] >= 12
 
 

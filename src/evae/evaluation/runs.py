@@ -12,6 +12,7 @@ from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError, first_line
 from evae.models import VAE
 from evae.training import run
+from evae.training.checkpoints import trained_images
 
 BATCH = 250
 
@@ -64,7 +65,7 @@ def _own_images(folder: Path, on_bad_image: OnBadImage) -> Store:
         store = open_store(config["data"], size, crop, on_bad_image)
     except DataError as error:
         raise DataError(f"the images {folder} was trained on: {error}; --data names others") from error
-    if run.trained_images(folder) not in (None, store.fingerprint):
+    if trained_images(folder) not in (None, store.fingerprint):
         warn(f"the images of {store.source} have changed since {folder} was trained on them")
     return store
 

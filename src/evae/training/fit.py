@@ -25,7 +25,7 @@ from evae.data import ImageSet, Store, to_float
 from evae.errors import ConfigError, DataError, EvaeError, RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
-from evae.training import run
+from evae.training import checkpoints, run
 from evae.training.distributed import SharedNoise, StoppedElsewhereError, first, largest, together
 from evae.training.feed import Feed
 from evae.training.loggers import Log
@@ -181,13 +181,13 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
 
 def _resumed(loop: _Loop, images: str) -> Progress:
     """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
-    state = run.load_checkpoint(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
+    state = checkpoints.load(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
     if largest(loop.fabric, state.step) != -largest(loop.fabric, -state.step):
         raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
     _gather(loop)
     first(loop.fabric, partial(run.truncate_metrics, loop.out, state))
     if state.step:  # the process may have died after the checkpoint and before the model beside it
-        first(loop.fabric, partial(run.save_model, loop.out, loop.result))
+        first(loop.fabric, partial(checkpoints.save_model, loop.out, loop.result))
     return state
 
 
@@ -377,8 +377,8 @@ def _evaluated(loop: _Loop, images: Any) -> Tensor:
 
 def _save(loop: _Loop, state: Progress) -> None:
     _gather(loop)
-    optimizer = run.OptimizerState.of(loop.optimizer)
-    first(loop.fabric, partial(run.save_checkpoint, loop.out, loop.unsharded, optimizer, state, loop.average))
+    optimizer = checkpoints.OptimizerState.of(loop.optimizer)
+    first(loop.fabric, partial(checkpoints.save, loop.out, loop.unsharded, optimizer, state, loop.average))
 
 
 def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
@@ -389,7 +389,7 @@ def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
         state.epochs_since_best += 1
         return
     state.best_loss, state.epochs_since_best = loss, 0
-    first(loop.fabric, partial(run.save_best, loop.out, loop.result))
+    first(loop.fabric, partial(checkpoints.save_best, loop.out, loop.result))
 
 
 def _log(loop: _Loop, log: Log, line: dict[str, float], state: Progress) -> None:
