@@ -142,7 +142,8 @@ class InTurn:
     def __init__(self, engine: Engine) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        context.Process(target=_take_turns, args=(engine, theirs)).start()
+        context.Process(target=_take_turns, args=(engine, theirs), daemon=True).start()
+        theirs.close()  # so that there is an end of file where the process ends
         self.pipe.recv()
 
     def epoch(self) -> float:

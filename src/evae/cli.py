@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}")
+    if not sys.warnoptions:  # what libraries warn of is not for users; python -W shows it
+        warnings.filterwarnings("ignore", module=r"joblib|PIL|torch\.distributed")
     try:
         _run(name, rest)
         sys.stdout.flush()
@@ -104,7 +107,7 @@ def _run(name: str, arguments: list[str]) -> None:
     parser.add_function_arguments(function, as_positional=False, skip=set(command.positional))
     flags = {f"--{key}" for key, parameter in parameters.items() if parameter.annotation is bool}
     try:
-        options = vars(parser.parse_args([_spelled(argument, flags) for argument in arguments]))
+        options = vars(parser.parse_args(_spelled(arguments, flags)))
     except (RecursionError, UnicodeDecodeError) as error:
         raise _UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
     del options["config"]
@@ -122,13 +125,16 @@ def _add_positional(parser: Any, argument: str) -> None:
         parser.add_argument(argument, type=Path, metavar="RUN", help="the folder of a trained run")
 
 
-def _spelled(argument: str, flags: set[str]) -> str:
-    """--on-bad-image is --on_bad_image; --overwrite is --overwrite=true."""
-    if not argument.startswith("--"):
-        return argument
-    option, equals, value = argument.partition("=")
-    option = "--" + option[2:].replace("-", "_")
-    return f"{option}=true" if option in flags and not equals else option + equals + value
+def _spelled(arguments: list[str], flags: set[str]) -> list[str]:
+    """--on-bad-image is --on_bad_image; --overwrite is --overwrite=true, but for one before true or false."""
+    spelled = []
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        option, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+        alone = option in flags and not equals and following not in ("true", "false")
+        spelled.append(f"{option}=true" if alone else option + equals + value)
+    return spelled
 
 
 def _factory(model: Any) -> Any:
@@ -159,7 +165,7 @@ def _sentence(report: str, parameters: Collection[str]) -> str:
         r"^Expected a dot import path string: (.*)": rf"unknown \1; known are {', '.join(_families())}",
         r"^Import path (\S+) does not correspond .*": rf"unknown \1; known are {', '.join(_families())}",
         r"^Option '(.*)' is not accepted.*": r"the model has no option '\1'",
-        r".*Subtypes: \[(.*), NoneType\] .* Given value: (.*)": r"expected \1, not \2",
+        r".*Subtypes: \[(.*?)(?:, NoneType)?\] Errors: .* Given value: (.*)": r"expected \1, not \2",
         r"^Expected an? (.*)\. Got value: (.*)": r"expected \1, not \2",
     }
     for pattern, replacement in rules.items():

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -441,7 +442,9 @@ class TestOddInput:
         with pytest.raises(DataError, match="several arrays of images \\(first, second\\), none of them"):
             open_store(str(tmp_path / "b.npz"))
 
-    @pytest.mark.parametrize("labels", [np.array(["a"] * 6), np.full(6, np.nan), np.zeros((6, 0)), np.array(3)])
+    @pytest.mark.parametrize(
+        "labels", [np.array(["a"] * 6), np.full(6, np.nan), np.zeros((6, 0)), np.array(3), np.full(6, 2**64 - 1)]
+    )
     def test_labels_that_are_no_whole_numbers_are_left_out(self, tmp_path, labels):
         x = RNG.integers(0, 256, (6, 20, 20), np.uint8)
         np.savez(tmp_path / "a.npz", x_train=x, y_train=labels, x_test=x[:2])
@@ -452,6 +455,18 @@ class TestOddInput:
     def test_damaged_arrays(self, tmp_path, content):
         for name in ("a.npz", "a.npy"):
             (tmp_path / name).write_bytes(content)
+            with pytest.raises(DataError, match="no array file that can be read"):
+                open_store(str(tmp_path / name))
+
+    @pytest.mark.parametrize("shape", [(10**15, 8, 8), (10**30, 8, 8)])
+    def test_sizes_beyond_all_memory(self, tmp_path, shape):
+        header = io.BytesIO()
+        description = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        (tmp_path / "a.npy").write_bytes(header.getvalue())
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("x.npy", header.getvalue())
+        for name in ("a.npy", "a.npz"):
             with pytest.raises(DataError, match="no array file that can be read"):
                 open_store(str(tmp_path / name))
 
@@ -474,8 +489,31 @@ class TestOddInput:
         pq.write_table(pa.table({"image": images}), tmp_path / "train.parquet")
         pq.write_table(pa.table({"img": images}), tmp_path / "test.parquet")
         (tmp_path / "T.PARQUET").unlink()
-        with pytest.raises(DataError, match="the column img is not in all of its files"):
+        with pytest.raises(DataError, match="one of its files has no column img, as others have; it has image"):
             open_store(str(tmp_path))
+        pq.write_table(pa.table({"img": ["a.png"] * 6}), tmp_path / "train.parquet")
+        with pytest.raises(DataError, match="the column img of one of its files holds no encoded images, but string"):
+            open_store(str(tmp_path))
+
+    def test_columns_of_the_same_name(self, tmp_path):
+        images = pa.array([png(noise()) for _ in range(6)])
+        pq.write_table(pa.table([images, images], ["image", "image"]), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="a.parquet is damaged or no parquet file"):
+            open_store(str(tmp_path / "a.parquet"))
+
+    def test_paths_that_no_file_can_have(self, tmp_path):
+        images = pa.array([{"bytes": None, "path": "a\0b"}] * 6)
+        pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="cannot be read .*null byte"):
+            open_store(str(tmp_path / "a.parquet"))
+
+    def test_pixels_that_are_no_numbers(self, tmp_path, capsys):
+        fill(tmp_path, 12)
+        Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(tmp_path / "bad.tiff")
+        open_store(str(tmp_path))
+        assert "1 bad image skipped: bad.tiff cannot be decoded (some pixels" in " ".join(
+            capsys.readouterr().err.split()
+        )
 
     @pytest.mark.parametrize("path", ["", "  ", "~nosuchuser/x", "x" * 5000, "a\0b"])
     def test_what_is_no_path(self, path):

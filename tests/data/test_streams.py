@@ -251,7 +251,7 @@ class TestBadInput:
 
     def test_a_row_group_without_a_good_image(self, folder):
         write(folder / "train-00000-of-00002.parquet", range(30), dict.fromkeys(range(7), b"no image"))
-        with pytest.raises(DataError, match=r"no image of a row group of .* can be decoded"):
+        with pytest.raises(DataError, match=r"no image of a row group of .* can be used: .* is not an image, say"):
             stream(folder).train.read(slice(0, 7))
 
     def test_codes_of_bad_images_are_left_out(self, folder, tmp_path, capsys):
@@ -265,7 +265,7 @@ class TestBadInput:
         write(folder / "train-00001-of-00002.parquet", range(30, 50))
         table = pq.read_table(folder / "train-00001-of-00002.parquet")
         pq.write_table(table.rename_columns(["picture", "label"]), folder / "train-00001-of-00002.parquet")
-        with pytest.raises(DataError, match=r"train-00001-of-00002.parquet has no column image, only picture, label"):
+        with pytest.raises(DataError, match=r"train-00001-of-00002.parquet has no column image, .* has picture, label"):
             stream(folder)
         pq.write_table(table.select(["image"]), folder / "train-00001-of-00002.parquet")
         table = pq.read_table(folder / "test-00000-of-00001.parquet")

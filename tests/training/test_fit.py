@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
 from evae.training import DivergedError, InterruptedRun, checkpoints, fit, run
 from evae.training.feed import Feed
+from evae.training.stops import StoppedError
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
 
@@ -216,6 +218,74 @@ def test_no_whole_checkpoint(options, tmp_path):
         train(out=out, resume="auto", **options)
 
 
+def test_a_file_in_the_place_of_a_checkpoint(options, tmp_path, capsys):
+    whole, parts = train(out=tmp_path / "whole", **options), tmp_path / "parts"
+    train(out=parts, **options | {"epochs": 2})
+    shutil.rmtree(parts / "checkpoints" / "last")
+    (parts / "checkpoints" / "last").write_text("")
+    train(out=parts, resume="auto", **options)
+    assert "going on from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
+    assert same(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_the_first_step(options, tmp_path, monkeypatch, signum):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signum))
+    with pytest.raises(StoppedError, match=f"stopped by {signum.name} outside of the steps") as stop:
+        train(out=tmp_path / "run", **options)
+    assert stop.value.exit_code == 75
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(out=tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize("instead", [None, "file"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(options, tmp_path, instead):
+    out = train(out=tmp_path / "run", **options)
+    before = (out / "metrics.jsonl").read_text(), weights(out)
+    shutil.rmtree(out / "checkpoints")
+    if instead:
+        (out / "checkpoints").write_text("")
+    with pytest.raises(RunError, match="holds a model, but its checkpoints are gone; --overwrite starts anew"):
+        train(out=out, resume="auto", **options)
+    assert before[0] == (out / "metrics.jsonl").read_text()
+    assert same(before[1], weights(out))
+
+
+def test_a_run_is_not_made_shorter(options, tmp_path):
+    out = train(out=tmp_path / "run", **options)
+    before = (out / "config.yaml").read_text()
+    with pytest.raises(RunError, match="has been trained for 3 epochs; --epochs 2 cannot go on with it"):
+        train(out=out, resume="auto", **options | {"epochs": 2})
+    assert (out / "config.yaml").read_text() == before
+
+
+def test_lines_of_metrics_that_are_none(options, tmp_path):
+    out = train(out=tmp_path / "run", **options | {"epochs": 2})
+    lines = (out / "metrics.jsonl").read_text()
+    (out / "metrics.jsonl").write_text("3\nnull\n" + lines + '{"epoch": 7}\n{"epoch": "x"}\n{"epo')
+    assert [line["epoch"] for line in run.read_metrics(out)] == [1, 2, 7]
+    (out / "metrics.jsonl").write_text("3\nnull\n" + lines)
+    train(out=out, resume="auto", **options)
+    assert (out / "figures" / "losses.png").exists()
+
+
+def test_an_optimizer_is_saved_in_the_same_order_whatever_order_it_was_read_in():
+    """Processes that share out its state gather it together: one after the other, the same one each."""
+    network = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(6)])
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    first = checkpoints.OptimizerState.of(optimizer)
+    keys = list(first.tensors)
+    for order in (reversed(keys), keys[5:] + keys[:5]):
+        state = checkpoints._unflatten_optimizer({key: first.tensors[key] for key in order}, first.settings)
+        optimizer.load_state_dict(state)
+        assert list(checkpoints.OptimizerState.of(optimizer).tensors) == keys
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(options, tmp_path, monkeypatch):
     whole = train(out=tmp_path / "whole", **options)
     original = checkpoints._write_state
@@ -326,6 +396,9 @@ class TestRefusals:
             ({"strategy": "fsdp", "devices": 2, "ema": 0.9}, "ema is not for"),
             ({"crop": 0}, "the crop must be positive"),
             ({"out": "taken"}, "taken exists and is no run folder"),
+            ({"out": "taken/letter.txt/run"}, "run cannot be made: .*letter.txt is no folder"),
+            ({"num_nodes": 2}, "start it on each machine with torchrun"),
+            ({"logger": "notebook"}, "logger must be one of"),
         ],
     )
     def test_found_wrong_before_images_are_decoded(self, options, tmp_path, monkeypatch, settings, message):

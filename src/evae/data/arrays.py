@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.data.rows import NO_LABEL, Row, Source, as_split, listing_key, natural_size, split_names
+from evae.data.rows import NO_LABEL, Row, Source, as_split, label, listing_key, natural_size, split_names
 from evae.errors import DataError, first_line
 
 
@@ -36,7 +36,8 @@ def arrays_source(data: str, path: Path) -> Source:
         number = 0
         for pixels, labels, split in chosen:
             for i in range(len(pixels)):
-                yield Row(str(number), _to_uint8(pixels[i]), NO_LABEL if labels is None else int(labels[i]), split)
+                code = NO_LABEL if labels is None else label(int(labels[i]))
+                yield Row(str(number), _to_uint8(data, pixels[i]), code, split)
                 number += 1
 
     count = sum(len(pixels) for pixels, _, _ in chosen)
@@ -47,6 +48,7 @@ def arrays_source(data: str, path: Path) -> Source:
 
 def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
     damage = (OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError, SyntaxError)
+    impossible = (OverflowError, MemoryError)  # sizes that an array is said to have
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -54,7 +56,7 @@ def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    except (*damage, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+    except (*damage, *impossible, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         raise DataError(f"--data {data} is no array file that can be read ({first_line(error)})") from error
 
 
@@ -75,11 +77,12 @@ def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:
     raise DataError(f"--data {data}: an array of shape {array.shape} has no axis of 1, 3 or 4 channels")
 
 
-def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _to_uint8(data: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
     if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError(f"floating-point images must be in [0, 1], not [{pixels.min():.3g}, {pixels.max():.3g}]")
+        extremes = f"[{pixels.min():.3g}, {pixels.max():.3g}]"
+        raise DataError(f"--data {data}: floating-point images must be in [0, 1], not {extremes}")
     return (pixels * 255.0).round().astype(np.uint8)
 
 

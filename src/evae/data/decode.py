@@ -97,6 +97,8 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "F":
         values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ValueError("some pixels are no numbers")
         return Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:

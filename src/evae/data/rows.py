@@ -75,6 +75,13 @@ def read_content(payload: Path | bytes | NDArray[np.uint8]) -> bytes | NDArray[n
         return payload.read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL in its name
+        raise BadImageError(f"cannot be read ({error})") from error
+
+
+def label(code: object) -> int:
+    """What a column of labels says of an image."""
+    return code if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
 
 
 def resolved(name: str) -> str:

@@ -341,7 +341,7 @@ def _build(source: Source, size: int, crop: int | None, on_bad_image: OnBadImage
 
 
 def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Decoded]:
-    """The images in order, a few chunks ahead, in as many processes as there are processors.
+    """The images in order, a few chunks ahead, in as many processes as there are processors for this one.
 
     Much of Pillow is Python, so that threads decode small images no faster than one thread; but few images are done
     before processes have started.
@@ -349,7 +349,7 @@ def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> It
     rows = source.rows()
     chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
     backend = "loky" if source.count >= _MANY else "threading"
-    workers = Parallel(n_jobs=os.cpu_count(), backend=backend, batch_size=1, max_nbytes=None, return_as="generator")
+    workers = Parallel(n_jobs=-1, backend=backend, batch_size=1, max_nbytes=None, return_as="generator")
     yield from workers(
         delayed(_decode_chunk)(chunk, size, crop, folder / f"{number}.chunk") for number, chunk in enumerate(chunks)
     )
@@ -366,7 +366,7 @@ def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _
             bad.append(f"{ascii(row.name)[1:-1]} {error}")
             continue
         except DataError as error:
-            raise DataError(f"{row.name} {error}") from error
+            raise DataError(f"image {row.name} {error}") from error
         pixels[len(good)] = image
         grey = grey and len(image) == 1
         good.append(row)

@@ -1,7 +1,6 @@
 """Images that stay where they are: parquet files, on the Hugging Face hub or in a folder, read by row groups."""
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from itertools import chain
 from threading import Lock
 
 import fsspec
+import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +22,8 @@ from evae.console import progress, warn
 from evae.data.batches import Groups
 from evae.data.decode import BadImageError, decode
 from evae.data.hub import from_hub
-from evae.data.rows import NO_LABEL, Source, Split, read_content, split_names
-from evae.data.tables import Table, arrow_source, image_column, label, label_column, payload
+from evae.data.rows import NO_LABEL, Source, Split, label, read_content, split_names
+from evae.data.tables import Table, arrow_source, check_columns, image_column, label_column, payload
 from evae.errors import DataError, first_line
 
 PREFIX = "hf-stream:"
@@ -96,7 +96,7 @@ class StreamedImages:
         self._lock = Lock()
         self._fetching = ThreadPoolExecutor(_FETCHES)
         are_large = sizes.sum() > _LARGE * counts.sum()
-        self._map = ThreadPoolExecutor(os.cpu_count()).map if are_large else map
+        self._map = ThreadPoolExecutor(joblib.cpu_count()).map if are_large else map
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -176,7 +176,7 @@ class StreamedImages:
 
     def _image(self, group: int, index: int, content: object) -> NDArray[np.uint8]:
         """An image, or the next one of its row group that can be decoded, whatever else is read with it."""
-        start, count = int(self._order.starts[group]), self._groups[group].count
+        start, count, reason = int(self._order.starts[group]), self._groups[group].count, ""
         for number in chain(range(index, start + count), range(start, index)):
             try:
                 return self._decoded(content if number == index else self._result(group)[number - start].as_py())
@@ -184,9 +184,10 @@ class StreamedImages:
                 if not self._skip_bad:
                     raise DataError(f"training image {number} {error} (--on_bad_image skip leaves it out)") from error
                 self.bad.add(number)
+                reason = reason or f"training image {number} {error}"
             except DataError as error:  # of an image, or of its file
                 raise DataError(f"training image {number}: {error}") from error
-        raise DataError(f"no image of a row group of {self._groups[group].url} can be decoded")
+        raise DataError(f"no image of a row group of {self._groups[group].url} can be used: {reason}, say")
 
     def _decoded(self, content: object) -> NDArray[np.uint8]:
         channels, size, _ = self.shape[1:]
@@ -227,7 +228,8 @@ def stream_source(data: str, train: list[str], holdout: list[str], version: str)
     schema = held[0].metadata.schema.to_arrow_schema()
     table = Table(schema, limit, partial(_batches, held, limit))
     source = arrow_source(data, f"stream {version}", [(table, "holdout")])
-    _check_columns(data, [*ours, *held], image_column(data, schema))
+    for url, metadata in {group.url: group.metadata for group in [*ours, *held]}.items():
+        check_columns(data, url, metadata.schema.to_arrow_schema(), [image_column(data, schema)])
     return replace(source, stream=partial(StreamedImages, ours))
 
 
@@ -266,7 +268,8 @@ def _row_groups(data: str, urls: list[str]) -> list[RowGroup]:
                 group = metadata.row_group(number)
                 groups.append(RowGroup(url, metadata, number, group.num_rows, group.total_byte_size))
     if not any(group.count for group in groups):
-        raise DataError(f"--data {data} has no rows")
+        more = f" and {len(urls) - 1} more files" if len(urls) > 1 else ""
+        raise DataError(f"--data {data}: there are no rows in {urls[0]}{more}")
     return [group for group in groups if group.count]
 
 
@@ -281,13 +284,6 @@ def _failure_named(url: str) -> Iterator[None]:
         yield
     except Exception as error:  # file systems of fsspec have no base of their errors in common
         raise DataError(f"{url} cannot be read ({first_line(error)})") from error
-
-
-def _check_columns(data: str, groups: list[RowGroup], column: str) -> None:
-    for url, metadata in {group.url: group.metadata for group in groups}.items():
-        names = metadata.schema.to_arrow_schema().names
-        if column not in names:
-            raise DataError(f"--data {data}: {url} has no column {column}, only {', '.join(names)}")
 
 
 def _hold_out(data: str, groups: list[RowGroup]) -> tuple[list[RowGroup], list[RowGroup]]:

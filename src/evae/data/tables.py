@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, listing_key, natural_size, split_names
+from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, label, listing_key, natural_size, split_names
 from evae.errors import DataError
 
 _ROWS = 256  # read in one go
@@ -82,7 +82,7 @@ def _parquet_batches(file: Path, parquet: pq.ParquetFile, columns: list[str]) ->
 def _damage_named(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{file} is damaged or no {file.suffix[1:]} file ({error})") from error
 
 
@@ -93,9 +93,8 @@ def arrow_source(
     schema = tables[0][0].schema
     images, labels = image_column(data, schema), label_column(schema)
     wanted = [images, labels] if labels else [images]
-    if odd := [table for table, _ in tables if not set(wanted) <= set(table.schema.names)]:
-        others = ", ".join(odd[0].schema.names)
-        raise DataError(f"--data {data}: the column {images} is not in all of its files; one has {others}")
+    for table, _ in tables:
+        check_columns(data, "one of its files", table.schema, wanted)
 
     def rows() -> Iterator[Row]:
         number = 0
@@ -122,26 +121,32 @@ def payload(value: Any) -> Path | bytes:
     return value or b""
 
 
-def label(code: Any) -> int:
-    """What a column of labels says of an image."""
-    return int(code) if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
-
-
 def image_column(data: str, schema: pa.Schema) -> str:
     """The column of encoded images: a struct with a field "bytes" (as datasets writes it), or binary."""
 
-    def holds_images(column: pa.DataType) -> bool:
-        if pa.types.is_struct(column):
-            return column.get_field_index("bytes") >= 0
-        return bool(pa.types.is_binary(column) or pa.types.is_large_binary(column))
-
-    found = [f.name for f in schema if holds_images(f.type)]
+    found = [f.name for f in schema if _holds_images(f.type)]
     if not found:
         raise DataError(
             f"--data {data} has no column of encoded images (binary, or a struct with a field 'bytes'); "
             f"its columns are {', '.join(schema.names)}"
         )
     return next((name for name in ("image", "img") if name in found), found[0])
+
+
+def _holds_images(column: pa.DataType) -> bool:
+    if pa.types.is_struct(column):
+        return column.get_field_index("bytes") >= 0
+    return bool(pa.types.is_binary(column) or pa.types.is_large_binary(column))
+
+
+def check_columns(data: str, file: str, schema: pa.Schema, wanted: list[str]) -> None:
+    """Raise DataError unless a file has the columns of the others, the first of them of encoded images."""
+    if missing := [name for name in wanted if name not in schema.names]:
+        columns = ", ".join(schema.names)
+        raise DataError(f"--data {data}: {file} has no column {missing[0]}, as others have; it has {columns}")
+    kinds = [field.type for field in schema if field.name == wanted[0]]
+    if not all(map(_holds_images, kinds)):
+        raise DataError(f"--data {data}: the column {wanted[0]} of {file} holds no encoded images, but {kinds[0]}")
 
 
 def label_column(schema: pa.Schema) -> str | None:

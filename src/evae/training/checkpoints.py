@@ -26,7 +26,7 @@ from evae.errors import RunError, first_line
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.models.vae import state_tensors
-from evae.training.run import CHECKPOINTS, CONFIG, METRICS, Progress
+from evae.training.run import CHECKPOINTS, CONFIG, METRICS, Progress, remove
 from evae.training.sharding import laid_out_as, whole
 
 _STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -41,11 +41,14 @@ class OptimizerState:
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "OptimizerState":
-        """What an optimizer has in mind; where that is shared out between processes, all of them have to ask."""
+        """What an optimizer has in mind; where that is shared out between processes, all of them have to ask.
+
+        They ask in the same order, which after loading is not that of the state: safetensors reads in any order.
+        """
         state = optimizer.state_dict()
         tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
         return cls(
-            {name: whole(value).detach().cpu().contiguous() for name, value in tensors.items()},
+            {name: whole(value).detach().cpu().contiguous() for name, value in sorted(tensors.items())},
             {"param_groups": state["param_groups"]},
         )
 
@@ -72,7 +75,7 @@ def save(
         temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
         _write_state(temporary, model, optimizer, progress, average)
         if last.exists():
-            shutil.rmtree(previous, ignore_errors=True)
+            remove(previous)
             os.replace(last, previous)
         os.replace(temporary, last)
         _put_model(folder, model if average is None else average.module)
@@ -96,12 +99,12 @@ def load(
 
     Raises:
         RunError: there are checkpoints, but none is whole, or they are of other images than those with
-            fingerprint ``images``.
+            fingerprint ``images``; or there are none of a run that had some.
     """
     errors = []
     for name in ("last", "previous"):
         checkpoint = folder / CHECKPOINTS / name
-        if not checkpoint.is_dir():
+        if not checkpoint.exists():
             continue
         try:
             progress = _read_state(checkpoint, model, optimizer, average)
@@ -115,6 +118,8 @@ def load(
         return progress
     if errors:
         raise RunError("; ".join(errors))
+    if (folder / _MODEL).exists():  # written after the first checkpoint
+        raise RunError(f"{folder} holds a model, but its checkpoints are gone; --overwrite starts anew")
     return None
 
 
@@ -229,7 +234,7 @@ def save_best(folder: Path, model: nn.Module) -> None:
             _save_pretrained(model, complete)
             for name in (CONFIG, METRICS):
                 shutil.copyfile(folder / name, complete / name)
-            shutil.rmtree(best, ignore_errors=True)
+            remove(best)
             os.replace(complete, best)
 
 

@@ -19,15 +19,26 @@ from evae.errors import ConfigError, DataError
 from evae.models import EVAE, VAE
 from evae.training import run
 from evae.training.distributed import StoppedElsewhereError, synchronise_batch_norm
-from evae.training.engine import Accelerator, Compile, Precision, Strategy, compiles, is_first_process, open_fabric
+from evae.training.engine import (
+    Accelerator,
+    Compile,
+    Precision,
+    Strategy,
+    compiles,
+    hints,
+    is_first_process,
+    open_fabric,
+)
 from evae.training.fit import InterruptedRun, fit
-from evae.training.loggers import LoggerName, open_logger
+from evae.training.loggers import LoggerName, check_logger, open_logger
 from evae.training.recipe import Recipe
 from evae.training.sharding import check_shardable
+from evae.training.stops import ending_stops
 
 ImageShape = tuple[int, int, int]
 
 
+@ending_stops()
 def train(
     data: str,
     out: Path,
@@ -105,6 +116,7 @@ def train(
         ConfigError: a setting cannot work.
         RunError: the run folder cannot be created, written or resumed.
         InterruptedRun: SIGINT, SIGTERM or SIGUSR1 came, or the time limit; the state is saved.
+        StoppedError: SIGTERM or SIGUSR1 came before the first step or after the last.
         DivergedError: the loss is not finite any more; the checkpoint before is kept.
     """
     settings = {k: v for k, v in locals().items() if k not in ("model", "resume", "overwrite")}
@@ -113,14 +125,16 @@ def train(
         raise ConfigError("--resume and --overwrite contradict each other")
     out, first = Path(out), is_first_process()
     console.quiet = not first
-    # What can be found wrong without the images is, before hours of decoding.
+    # What is easily found wrong without the images is, before hours of decoding.
     fabric = open_fabric(accelerator, devices, num_nodes, strategy, precision)
     if batch_size % (devices * num_nodes):
         raise ConfigError(f"batch_size {batch_size} cannot be shared out equally to {devices * num_nodes} devices")
     if strategy == "fsdp" and ema is not None:
         raise ConfigError("--ema is not for --strategy fsdp: an average needs all weights in every step")
-    if first and not _goes_on(out, resume):
-        run.check_free(out, overwrite)
+    if logger is not None:
+        check_logger(logger)
+    if first:
+        _check_out(out, resume, overwrite, epochs)
     check_transform(image_size, crop)
     if image_size is not None:
         _check_size(model, image_size, batch_size)
@@ -168,6 +182,13 @@ def _goes_on(out: Path, resume: Literal["auto"] | None) -> bool:
     return resume is not None and (out / run.CONFIG).exists()
 
 
+def _check_out(out: Path, resume: Literal["auto"] | None, overwrite: bool, epochs: int) -> None:
+    if _goes_on(out, resume):
+        run.check_not_shorter(out, epochs)
+    else:
+        run.check_free(out, overwrite)
+
+
 def _check_size(model: Callable[..., VAE], size: int, batch_size: int) -> None:
     """Raise what the model does where it cannot be built for images of this size, be they in colour or grey."""
     try:
@@ -179,7 +200,8 @@ def _check_size(model: Callable[..., VAE], size: int, batch_size: int) -> None:
 def _build(model: Callable[..., VAE], image_shape: ImageShape, batch_size: int) -> VAE:
     """The model, with the global batch size as eq. (10)'s M where it has one and leaves it open."""
     n = signature(model).parameters.get("n")
-    return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
+    with hints(batch_size):
+        return model(image_shape, n=float(batch_size)) if n is not None and n.default is None else model(image_shape)
 
 
 def _drawn(images: Images, seed: int, count: int) -> Tensor:

@@ -1,13 +1,15 @@
 """Where and in which arithmetic to compute: Lightning Fabric's devices, processes and precisions, and compilation."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 from lightning_fabric import Fabric
 
 from evae.console import warn
-from evae.errors import ConfigError, check_choice
+from evae.errors import ConfigError, check_choice, first_line
 from evae.training.sharding import fsdp
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -26,11 +28,13 @@ def open_fabric(
     """
     if devices < 1 or num_nodes < 1:
         raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
-    _check_started(devices * num_nodes)
+    _check_started(devices * num_nodes, num_nodes)
     check_choice("precision", precision, get_args(Precision))
     check_choice("strategy", strategy, get_args(Strategy))
-    if strategy == "fsdp" and (devices * num_nodes == 1 or precision == "64-true"):
-        raise ConfigError("--strategy fsdp is for several devices, and not for --precision 64-true")
+    if strategy == "fsdp" and devices * num_nodes == 1:
+        raise ConfigError("--strategy fsdp is for several devices; see --devices")
+    if strategy == "fsdp" and precision == "64-true":
+        raise ConfigError("--strategy fsdp is not for --precision 64-true")
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -58,11 +62,16 @@ def _has_bf16() -> bool:
     return not known or any(known)
 
 
-def _check_started(wanted: int) -> None:
-    """Raise ConfigError where torchrun or srun has started another number of processes: each would train alone."""
+def _check_started(wanted: int, num_nodes: int) -> None:
+    """Raise ConfigError where torchrun or srun has started another number of processes: each would train alone.
+
+    Or where nothing tells several machines of each other: each would wait for the others for ever.
+    """
     name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"
     is_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     if name == "SLURM_NTASKS" and not is_slurm:
+        if num_nodes > 1 and "MASTER_ADDR" not in os.environ:
+            raise ConfigError(f"--num_nodes {num_nodes}: start it on each machine with torchrun, or with srun")
         return
     started = os.environ.get(name, "1")
     if started != str(wanted):
@@ -83,3 +92,21 @@ def compiles(choice: Compile, device: torch.device) -> bool:
     """
     check_choice("compile", choice, get_args(Compile))
     return choice == "on" or (choice == "auto" and device.type == "cuda")
+
+
+@contextmanager
+def hints(batch_size: int) -> Iterator[None]:
+    """Say which option to change where memory runs out or the model cannot be compiled."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise ConfigError(
+                f"the model cannot be compiled here ({first_line(error)}); --compile off trains without"
+            ) from error
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"out of memory with batches of {batch_size} images: lower --batch_size, --image_size or what makes the "
+            "network large (--model.latent_dim, ...); what was saved is kept"
+        ) from error

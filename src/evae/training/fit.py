@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +22,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from evae import figures
 from evae.console import console, progress, warn
 from evae.data import ImageSet, Store, to_float
-from evae.errors import ConfigError, DataError, EvaeError, RunError, first_line
+from evae.errors import DataError, EvaeError, RunError
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.training import checkpoints, run
 from evae.training.distributed import SharedNoise, StoppedElsewhereError, first, largest, together
+from evae.training.engine import hints
 from evae.training.feed import Feed
 from evae.training.loggers import Log
 from evae.training.memory import kept_memory
@@ -110,7 +111,7 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    with _hints(recipe.batch_size), kept_memory():
+    with hints(recipe.batch_size), kept_memory():
         loop = _loop(fabric, network, store, out, recipe, compiled)
         state = _resumed(loop, store.fingerprint)
         with closing(loop.feed):
@@ -427,7 +428,7 @@ def _draw(loop: _Loop, holdout: ImageSet) -> None:
         divergence: {"train": divergence, "hold-out": f"holdout_{divergence}"},
     }
     curves = {
-        title: {name: [(line["epoch"], line[key]) for line in epochs] for name, key in panel.items()}
+        title: {name: [(line["epoch"], line[key]) for line in epochs if key in line] for name, key in panel.items()}
         for title, panel in panels.items()
     }
     figures.save_curves(curves, "epoch", out / "figures" / "losses.png")
@@ -436,21 +437,3 @@ def _draw(loop: _Loop, holdout: ImageSet) -> None:
     with loop.fabric.autocast():
         rows = {"original": images, "reconstruction": network.reconstruct(images)}
     figures.save_rows(rows, out / "figures" / "reconstructions.png")
-
-
-@contextmanager
-def _hints(batch_size: int) -> Iterator[None]:
-    """Say which option to change where memory runs out or the model cannot be compiled."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ConfigError(
-                f"the model cannot be compiled here ({first_line(error)}); --compile off trains without"
-            ) from error
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise ConfigError(
-            f"out of memory with batches of {batch_size} images: lower --batch_size or --image_size; "
-            "what was saved is kept"
-        ) from error

@@ -14,19 +14,19 @@ LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Log = Callable[[dict[str, float], int], object]
 
 
-def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
-    """The logger of a run, to be entered when training begins; each keeps its usual environment variables.
-
-    Raises:
-        ConfigError: it is not installed, or there is none of this name.
-    """
-    if name is None:
-        return nullcontext(lambda line, step: None)
+def check_logger(name: LoggerName) -> None:
+    """Raise ConfigError unless there is a logger of this name and it is installed."""
     check_choice("logger", name, _OPENERS)
     try:
         import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
+
+
+def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+    """The logger of a run, to be entered when training begins; each keeps its usual environment variables."""
+    if name is None:
+        return nullcontext(lambda line, step: None)
     return _forgiving(name, _OPENERS[name](out, config))
 
 

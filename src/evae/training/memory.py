@@ -1,6 +1,7 @@
 """Memory of a process that trains on CPU: kept from one step for the next."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ def kept_memory() -> Iterator[None]:
 
     Every step allocates and frees the same large tensors. By default glibc hands such memory back to the system, which
     clears it and maps it anew, page by page: some 3,000 page faults a step of Appendix C.1's networks, a twentieth of
-    the processor's time. Peak memory stays what it was. Does nothing without glibc.
+    the processor's time. Peak memory stays what it was. Does nothing without glibc, or where its MALLOC_ variables
+    are set.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         yield
         return
     libc = ctypes.CDLL(None)

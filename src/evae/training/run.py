@@ -76,11 +76,16 @@ _FREE = frozenset({"out", "epochs", "patience", "time_limit", "on_nonfinite", "l
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raise RunError unless a new run can have the folder: it is empty, or a run and ``overwrite`` is set."""
+    """Raise RunError unless a new run can have the folder: it is empty or can be made, or a run is to be replaced."""
     try:
         taken = folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir())))
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be read ({error.strerror})") from error
+    if there != folder and not there.is_dir():
+        raise RunError(f"the run folder {folder} cannot be made: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"the run folder {folder} cannot be written: {there} is read-only")
     if taken and not (folder / CONFIG).exists():
         raise RunError(f"{folder} exists and is no run folder; choose another --out")
     if taken and not overwrite:
@@ -96,11 +101,16 @@ def create(folder: Path, config: dict[str, Any], overwrite: bool) -> None:
     check_free(folder, overwrite)
     if (folder / CONFIG).exists():
         for path in (folder / name for name in _OURS):  # the configuration last: until then it is a run
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
     write_config(folder, config)
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_content(path: Path) -> bool:
@@ -117,7 +127,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except FileExistsError as error:
         raise RunError(f"{folder} exists and is no run folder; choose another --out") from error
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be made ({error.strerror})") from error
@@ -166,6 +176,14 @@ def check_same_settings(folder: Path, config: dict[str, Any]) -> None:
         raise RunError(f"{folder} was started with other settings ({listed}); use the same, or another --out")
 
 
+def check_not_shorter(folder: Path, epochs: int) -> None:
+    """Raise RunError where a run has more epochs behind it than it is to have."""
+    lines = read_metrics(folder) if (folder / METRICS).exists() else []
+    trained = max((line["epoch"] for line in lines if "epoch" in line), default=0)
+    if trained > epochs:
+        raise RunError(f"{folder} has been trained for {trained} epochs; --epochs {epochs} cannot go on with it")
+
+
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     items: dict[str, Any] = {}
     for key, value in config.items():
@@ -198,9 +216,11 @@ def append_metrics(folder: Path, line: dict[str, Any], progress: Progress) -> No
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, but for damaged ones."""
     lines = []
-    for line in (folder / METRICS).read_text(errors="replace").splitlines():
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
+    for text in (folder / METRICS).read_text(errors="replace").splitlines():
+        with suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and all(isinstance(value, int | float) for value in line.values()):
+                lines.append(line)
     return lines
 
 

@@ -9,11 +9,21 @@ from types import FrameType
 from typing import Any
 
 from evae.console import console
+from evae.errors import EvaeError
 
 # SIGUSR1 is what SLURM's --signal sends ahead of a job's end.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 TIME_LIMIT = 1000  # beside the numbers of signals
 TRY_AGAIN = 75  # sysexits.h's EX_TEMPFAIL: "the user is invited to retry"
+
+
+class StoppedError(EvaeError):
+    """A signal came where no step was being taken: while images were decoded, say."""
+
+    exit_code = TRY_AGAIN
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {described(signum)} outside of the steps; --resume auto goes on")
 
 
 class Stops:
@@ -37,6 +47,34 @@ def described(reason: int) -> str:
 def exit_code(reason: int) -> int:
     """130 where a user interrupted; else the code by which a scheduler knows that the job wants to run again."""
     return 128 + reason if reason == signal.SIGINT else TRY_AGAIN
+
+
+@contextmanager
+def ending_stops() -> Iterator[None]:
+    """Have SIGTERM and SIGUSR1 end what is going on as Ctrl-C does, so that nothing half done is left behind.
+
+    Raises:
+        StoppedError: one came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    before = {signum: signal.signal(signum, end) for signum in _SIGNALS if signum != signal.SIGINT}
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not received:
+            raise
+        raise StoppedError(received[0]) from None
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager
