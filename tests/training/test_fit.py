@@ -232,7 +232,7 @@ def test_a_file_in_the_place_of_a_checkpoint(options, tmp_path, capsys):
 def test_a_signal_before_the_first_step(options, tmp_path, monkeypatch, signum):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signum))
-    with pytest.raises(StoppedError, match=f"stopped by {signum.name} outside of the steps") as stop:
+    with pytest.raises(StoppedError, match=f"stopped by {signum.name} while no step was being taken") as stop:
         train(out=tmp_path / "run", **options)
     assert stop.value.exit_code == 75
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]

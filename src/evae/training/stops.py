@@ -23,7 +23,9 @@ class StoppedError(EvaeError):
     exit_code = TRY_AGAIN
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {described(signum)} outside of the steps; --resume auto goes on")
+        super().__init__(
+            f"stopped by {described(signum)} while no step was being taken; with --resume auto the same command goes on"
+        )
 
 
 class Stops:
