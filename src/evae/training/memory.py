@@ -13,7 +13,7 @@ _MMAP_MAX, _DEFAULT_MMAP_MAX = -4, 65536
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Have the C library keep what is freed, and hand it back at the end.
+    """Have the C library keep what is freed, and hand it back at the end, as far as it can.
 
     Every step allocates and frees the same large tensors. By default glibc hands such memory back to the system, which
     clears it and maps it anew, page by page: some 3,000 page faults a step of Appendix C.1's networks, a twentieth of
