@@ -43,8 +43,9 @@ Turn = Callable[[float | None], None]  # tells the images a second of one's epoc
 Engine = Callable[[Turn], None]  # trains epoch after epoch, with turns between them
 
 
-def few(store: Store) -> Store:
-    """Ten batches to train on and one held out."""
+def few() -> Store:
+    """Of mnist5k ten batches to train on and one held out."""
+    store = open_store("mnist5k")
     train, holdout = (
         replace(images, shape=(count, *images.shape[1:]))
         for images, count in ((store.train, 10 * BATCH), (store.holdout, BATCH))
@@ -55,7 +56,7 @@ def few(store: Store) -> Store:
 def ours(options: argparse.Namespace, family: type[VAE], precision: str, compiled: bool, turn: Turn) -> None:
     """One call of ``fit``; speeds by its own clock, which leaves out validation and checkpoints."""
     fabric = open_fabric(options.device, 1, 1, "auto", precision)  # type: ignore[arg-type]
-    store = few(open_store("mnist5k"))
+    store = few()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.yaml").touch()
         recipe = Recipe(epochs=options.rounds + WARMUP, batch_size=BATCH)
@@ -66,7 +67,7 @@ def ours(options: argparse.Namespace, family: type[VAE], precision: str, compile
 
 def bare(options: argparse.Namespace, turn: Turn) -> None:
     """The shortest loop there is, with its batches ready as numbers on the device, in the layout that fit uses."""
-    store = few(open_store("mnist5k"))
+    store = few()
     model: Any = GaussianVAE(store.image_shape).to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Adam(model.parameters(), lr=3e-4, fused=True)
     batches = list(to_float(store.train.images[:], options.device).split(BATCH))[: len(store.train) // BATCH]
@@ -92,7 +93,7 @@ def pythae(options: argparse.Namespace, plain: bool, turn: Turn) -> None:
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    store = few(open_store("mnist5k"))
+    store = few()
 
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -190,7 +191,7 @@ def matrix_rate(device: str) -> float:
 
 def operations(family: type[VAE]) -> float:
     """Floating-point operations an image of one training step, forward and backward."""
-    store = open_store("mnist5k")
+    store = few()
     model = family(store.image_shape)
     with FlopCounterMode(display=False) as counter:
         model(to_float(store.train.images[:BATCH])).loss.backward()

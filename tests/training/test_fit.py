@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
-from evae.training import DivergedError, InterruptedRun, checkpoints, fit, run
+from evae.training import DivergedError, InterruptedRun, StoppedError, checkpoints, fit, run
 from evae.training.feed import Feed
-from evae.training.stops import StoppedError
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
 

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from evae.training.run import load_model
+from evae.training.stops import StoppedError
 
 if TYPE_CHECKING:
     from evae.training.command import train
     from evae.training.fit import DivergedError, InterruptedRun
 
-__all__ = ["DivergedError", "InterruptedRun", "load_model", "train"]
+__all__ = ["DivergedError", "InterruptedRun", "StoppedError", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from evae.console import console
@@ -58,45 +57,47 @@ def ending_stops() -> Iterator[None]:
     Raises:
         StoppedError: one came.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received = []
 
-    def end(signum: int, frame: FrameType | None) -> None:
+    def end(signum: int, before: Any) -> None:
         received.append(signum)
         raise KeyboardInterrupt
 
-    before = {signum: signal.signal(signum, end) for signum in _SIGNALS if signum != signal.SIGINT}
     try:
-        yield
+        with _handled([signum for signum in _SIGNALS if signum != signal.SIGINT], end):
+            yield
     except KeyboardInterrupt:
         if not received:
             raise
         raise StoppedError(received[0]) from None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextmanager
 def noted_stops(minutes: float | None) -> Iterator[Stops]:
     """Collect signals instead of dying of them; a second one has its usual effect."""
     stops = Stops(minutes)
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in _SIGNALS}
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def note(signum: int, before: Any) -> None:
         stops.received = signum
-        signal.signal(signum, before[signum])
+        signal.signal(signum, before)
         console.print("stopping after this step; once more to stop at once")
 
-    for signum in before:
-        signal.signal(signum, note)
-    try:
+    with _handled(_SIGNALS, note):
         yield stops
+
+
+@contextmanager
+def _handled(signals: list[signal.Signals], handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let ``handle`` have signals, each with the handler it had before, which then gets it back.
+
+    Does nothing outside of the main thread, which alone gets signals.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals} if is_main else {}
+    for number in before:
+        signal.signal(number, lambda signum, frame: handle(signum, before[signum]))
+    try:
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
