@@ -15,7 +15,7 @@ from torch import nn
 
 from evae import EVAE
 from evae.data import ImageSet
-from evae.evaluation.reconstructions import measure
+from evae.metrics.reconstructions import measure
 
 
 def generated(folder: Path, count: int) -> ImageSet:

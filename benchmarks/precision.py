@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evae import train
-from evae.training.run import read_metrics
+from evae.runs.folder import read_metrics
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"compile": "off"},

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from evae.distributions import PowerSpherical, SphericalEpanechnikov, VonMisesFisher
 from evae.distributions.hypersphere import propose_height
-from evae.evaluation.kernels import median_seconds, sampling_calls
+from evae.kernel_study import median_seconds, sampling_calls
 
 
 def kernels(draws: int, rounds: int, device: str) -> None:

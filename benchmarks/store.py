@@ -33,7 +33,7 @@ TRAINING = """
 import resource, sys
 from torch import nn
 from evae import EVAE, train
-from evae.training.run import read_metrics
+from evae.runs.folder import read_metrics
 
 def small(image_shape):
     features = image_shape[0] * image_shape[1] * image_shape[2]

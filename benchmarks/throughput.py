@@ -33,9 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from evae import EVAE, VAE, GaussianVAE, open_store
 from evae.data import Store, to_float
 from evae.models.networks import ConvDecoder, ConvEncoder
-from evae.training.engine import open_fabric
+from evae.training.fabric import open_fabric
 from evae.training.fit import fit
-from evae.training.recipe import Recipe
+from evae.training.settings import Recipe
 
 BATCH = 100
 WARMUP = 2  # rounds that are not counted

@@ -12,7 +12,7 @@ from rich.console import Console
 from evae import EVAE, GaussianVAE, evaluate, figures, load_model, open_store, sample, train
 from evae.data import to_float
 from evae.evaluation import results_table
-from evae.training.run import read_metrics
+from evae.runs.folder import read_metrics
 
 EPOCHS = 12
 DEMO = Path("demo")

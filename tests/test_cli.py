@@ -13,7 +13,7 @@ from PIL import Image
 
 from evae import VAE
 from evae.cli import main
-from evae.evaluation.metrics import mean_squared_error, sharpness
+from evae.metrics.image import mean_squared_error, sharpness
 
 
 def evae(*arguments):
@@ -335,7 +335,7 @@ class TestOddInput:
         assert (run / "notes.txt").read_text() == "mine"
 
     def test_two_trainings_into_one_folder(self, trained, tmp_path, fails):
-        from evae.training.run import locked
+        from evae.runs.folder import locked
 
         run = shutil.copytree(trained, tmp_path / "a")
         with locked(run):

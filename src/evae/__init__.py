@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evae.data import open_store
     from evae.distributions import Epanechnikov, KernelPosterior, kernel_penalty
-    from evae.evaluation import compare, encode, evaluate, reconstruct, report, sample
+    from evae.inference import encode, load_model, reconstruct, sample
+    from evae.metrics import evaluate
     from evae.models import EVAE, HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, Terms, VampVAE
-    from evae.training import load_model, train
+    from evae.report import compare, report
+    from evae.training import train
 
 _HOMES = {
     "open_store": "data",
     "Epanechnikov": "distributions",
     "KernelPosterior": "distributions",
     "kernel_penalty": "distributions",
-    "compare": "evaluation",
-    "encode": "evaluation",
-    "evaluate": "evaluation",
-    "reconstruct": "evaluation",
-    "report": "evaluation",
-    "sample": "evaluation",
+    "compare": "report",
+    "encode": "inference",
+    "evaluate": "metrics",
+    "reconstruct": "inference",
+    "report": "report",
+    "sample": "inference",
     "EVAE": "models",
     "HVAE": "models",
     "IWAE": "models",
@@ -38,7 +40,7 @@ _HOMES = {
     "PowerSphericalVAE": "models",
     "Terms": "models",
     "VampVAE": "models",
-    "load_model": "training",
+    "load_model": "inference",
     "train": "training",
 }
 

@@ -27,14 +27,14 @@ class _Command:
 
 COMMANDS = {
     "train": _Command("evae.training", "train a model on images, into a run folder"),
-    "evaluate": _Command("evae.evaluation", "measure a run's reconstructions of hold-out images", ("run_folder",)),
-    "report": _Command("evae.evaluation", "write a page about a run, to look at", ("run_folder",)),
-    "compare": _Command("evae.evaluation", "put runs side by side", ("run_folders",)),
-    "sample": _Command("evae.evaluation", "decode draws from a run's prior", ("run_folder",)),
-    "reconstruct": _Command("evae.evaluation", "reconstruct your own image files", ("run_folder", "images")),
+    "evaluate": _Command("evae.metrics", "measure a run's reconstructions of hold-out images", ("run_folder",)),
+    "report": _Command("evae.report", "write a page about a run, to look at", ("run_folder",)),
+    "compare": _Command("evae.report", "put runs side by side", ("run_folders",)),
+    "sample": _Command("evae.inference", "decode draws from a run's prior", ("run_folder",)),
+    "reconstruct": _Command("evae.inference", "reconstruct your own image files", ("run_folder", "images")),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
-    "kernels": _Command("evae.evaluation.kernels", "compare the kernels: a table and two figures"),
-    "encode": _Command("evae.evaluation", "write latent codes to a parquet file", ("run_folder",)),
+    "kernels": _Command("evae.kernel_study", "compare the kernels: a table and two figures"),
+    "encode": _Command("evae.inference", "write latent codes to a parquet file", ("run_folder",)),
 }
 
 

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from evae import EVAE
-from evae.training import run
+from evae.runs import RunFolder
 
 
 class SmallEVAE(EVAE):
@@ -32,7 +32,7 @@ def timeless(folder):
     """metrics.jsonl without what a clock measures."""
     return [
         {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
-        for line in run.read_metrics(folder)
+        for line in RunFolder(folder).metrics()
     ]
 
 

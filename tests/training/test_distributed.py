@@ -12,10 +12,12 @@ from torch import nn
 
 from evae import EVAE, train
 from evae.errors import ConfigError, EvaeError
-from evae.training import run
-from evae.training.distributed import SharedNoise, synchronise_batch_norm
-from evae.training.engine import open_fabric
-from evae.training.sharding import check_shardable, laid_out_as, whole
+from evae.runs import RunFolder
+from evae.runs.checkpoints import distributed_like as laid_out_as
+from evae.runs.checkpoints import full_tensor as whole
+from evae.training.fabric import open_fabric
+from evae.training.ranks import SharedNoise, synchronise_batch_norm
+from evae.training.sharding import check_shardable
 from tests.data.test_streams import png
 from tests.training.small import SETTINGS, SmallEVAE, weights
 
@@ -62,7 +64,7 @@ def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
     one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
     in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": 2})
     in_two(_train, cache, blobs, tmp_path / "two", options)  # resumed
-    ours, theirs = (run.read_metrics(folder) for folder in (one, tmp_path / "two"))
+    ours, theirs = (RunFolder(folder).metrics() for folder in (one, tmp_path / "two"))
     assert len(ours) == len(theirs) == 21
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
@@ -78,13 +80,13 @@ def test_shared_out_weights_train_as_whole_ones(cache, blobs, tmp_path):
     one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
     for epochs, strategy in enumerate(("fsdp", "ddp", "fsdp"), 1):
         in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": epochs, "strategy": strategy})
-    ours, theirs = (run.read_metrics(folder) for folder in (one, tmp_path / "two"))
+    ours, theirs = (RunFolder(folder).metrics() for folder in (one, tmp_path / "two"))
     assert len(ours) == len(theirs) == 21
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"seconds", "images_per_second"}:
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
-    assert isinstance(run.load_model(tmp_path / "two"), SmallEVAE)
+    assert isinstance(RunFolder(tmp_path / "two").model(), SmallEVAE)
 
 
 def _train_to_an_error(data, out, options):
@@ -205,6 +207,6 @@ def test_the_command_starts_its_processes(cache, blobs, tmp_path):
     command += [*options.split(), "--model", "EVAE", "--resume", "auto"]
     stopped = subprocess.run([*command, "--epochs", "9999", "--time-limit", "0.02"], capture_output=True, check=False)
     assert stopped.returncode == 75, stopped.stderr
-    epochs = run.read_metrics(tmp_path / "run")[-1]["epoch"] + 1
+    epochs = RunFolder(tmp_path / "run").metrics()[-1]["epoch"] + 1
     again = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, check=False)
     assert again.returncode == 0, again.stderr

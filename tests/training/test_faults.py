@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from evae import train
-from evae.training import run
+from evae.runs import RunFolder
 from tests.training.small import SETTINGS, same_run, weights
 
 # Children that have imported torch already, and nothing of the tests' state.
@@ -130,4 +130,4 @@ def test_a_final_model_that_was_not_written_is_written_by_resuming(blobs, tmp_pa
     shutil.copy(out / "checkpoints" / "previous" / "model.safetensors", out / "model.safetensors")
     train(blobs, out, resume="auto", **SETTINGS)
     assert all((before[name] == value).all() for name, value in weights(out).items())
-    assert run.read_metrics(out)[-1]["epoch"] == 3
+    assert RunFolder(out).metrics()[-1]["epoch"] == 3

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
-from evae.training import DivergedError, InterruptedRun, StoppedError, checkpoints, fit, run
-from evae.training.feed import Feed
+from evae.runs import RunFolder, checkpoints
+from evae.training import DivergedError, InterruptedRun, StoppedError, fit
+from evae.training.batches import Feed
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
 
@@ -64,7 +65,7 @@ def test_a_run_folder_is_complete(options, tmp_path):
         "optimizer.safetensors",
         "state.json",
     }
-    lines = run.read_metrics(out)
+    lines = RunFolder(out).metrics()
     assert [(line.get("epoch"), line["step"]) for line in lines] == [
         (None, 4), (1, 6), (None, 8), (None, 12), (2, 12), (None, 16), (3, 18)
     ]  # fmt: skip
@@ -154,7 +155,7 @@ def test_a_run_that_was_killed_as_it_began_can_begin(options, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.yaml.123.tmp").write_text("data: x")
     out = train(out=tmp_path / "run", **options | {"epochs": 1})
-    assert [line["epoch"] for line in run.read_metrics(out)] == [1]
+    assert [line["epoch"] for line in RunFolder(out).metrics()] == [1]
 
 
 def test_more_processes_than_devices(options, tmp_path, monkeypatch):
@@ -265,7 +266,7 @@ def test_lines_of_metrics_that_are_none(options, tmp_path):
     out = train(out=tmp_path / "run", **options | {"epochs": 2})
     lines = (out / "metrics.jsonl").read_text()
     (out / "metrics.jsonl").write_text("3\nnull\n" + lines + '{"epoch": 7}\n{"epoch": "x"}\n{"epo')
-    assert [line["epoch"] for line in run.read_metrics(out)] == [1, 2, 7]
+    assert [line["epoch"] for line in RunFolder(out).metrics()] == [1, 2, 7]
     (out / "metrics.jsonl").write_text("3\nnull\n" + lines)
     train(out=out, resume="auto", **options)
     assert (out / "figures" / "losses.png").exists()
@@ -446,7 +447,7 @@ class TestRefusals:
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_precisions(options, tmp_path, precision):
     out = train(out=tmp_path / "run", precision=precision, **options)
-    lines = run.read_metrics(out)
+    lines = RunFolder(out).metrics()
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
@@ -467,12 +468,12 @@ def test_gradients_are_clipped_and_their_norm_is_logged_before(options, tmp_path
     first_moment = load_file(out / "checkpoints" / "last" / "optimizer.safetensors")
     norm = sum(v.square().sum() for k, v in first_moment.items() if k.endswith("exp_avg")).sqrt()
     assert norm == pytest.approx(0.1 * 0.01, rel=1e-4)  # Adam's 1 - 0.9
-    assert run.read_metrics(out)[0]["gradient_norm"] > 1
+    assert RunFolder(out).metrics()[0]["gradient_norm"] > 1
 
 
 def test_the_learning_rate_warms_up_and_decays(options, tmp_path):
     out = train(out=tmp_path / "run", warmup=1, decay="cosine", log_every=1, **options)
-    rates = [line["learning_rate"] for line in run.read_metrics(out) if "epoch" not in line]
+    rates = [line["learning_rate"] for line in RunFolder(out).metrics() if "epoch" not in line]
     rise = [3e-4 * (k + 0.5) / 6 for k in range(6)]
     fall = [3e-4 * (1 + math.cos(math.pi * (k + 0.5) / 12)) / 2 for k in range(12)]
     assert rates == pytest.approx(rise + fall)
@@ -487,14 +488,14 @@ def test_a_resumed_cosine_needs_the_same_end(options, tmp_path):
 @pytest.mark.parametrize("family", [SmallEVAE, partial(GaussianVAE, latent_dim=2)])
 def test_the_divergence_warms_up(options, tmp_path, family):
     out = train(out=tmp_path / "run", divergence_warmup=2, log_every=1, **options | {"model": family, "epochs": 4})
-    lines = [line for line in run.read_metrics(out) if "epoch" not in line]
+    lines = [line for line in RunFolder(out).metrics() if "epoch" not in line]
     divergence = "penalty" if family is SmallEVAE else "kl"
     warmth = [min(1.0, (k + 0.5) / 12) for k in range(24)]
     assert [line["warmth"] for line in lines] == pytest.approx(warmth)
     # Lines hold means over the epoch so far: the first of each epoch is one step.
     for line, warm in list(zip(lines, warmth, strict=True))[::6]:
         assert line["loss"] == pytest.approx(line["reconstruction"] + warm * line[divergence], rel=1e-5)
-    epochs = [line for line in run.read_metrics(out) if "epoch" in line]
+    epochs = [line for line in RunFolder(out).metrics() if "epoch" in line]
     for line in epochs:  # held-out losses can be compared with one another
         assert line["holdout_loss"] == pytest.approx(line["holdout_reconstruction"] + line[f"holdout_{divergence}"])
 
@@ -537,14 +538,14 @@ def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, mon
     monkeypatch.setattr(fit, "_validate", lambda *args: original(*args) | {"holdout_loss": next(losses)})
     options |= {"epochs": 8}
     out = train(out=tmp_path / "run", patience=2, warmup=2, **options)
-    epochs = [line["epoch"] for line in run.read_metrics(out)]
+    epochs = [line["epoch"] for line in RunFolder(out).metrics()]
     assert epochs == [1, 2, 3, 4, 5, 6]  # the best after the warm-up is the fourth, and two follow it
     assert "trained for 6 epochs, 2 of them without a lower hold-out loss" in " ".join(capsys.readouterr().err.split())
     best = out / "checkpoints" / "best"
-    assert run.read_metrics(best)[-1]["epoch"] == 4
+    assert RunFolder(best).metrics()[-1]["epoch"] == 4
     assert isinstance(VAE.from_pretrained(best), SmallEVAE)
     train(out=out, patience=2, warmup=2, resume="auto", **options)  # is over, and stays so
-    assert [line["epoch"] for line in run.read_metrics(out)] == epochs
+    assert [line["epoch"] for line in RunFolder(out).metrics()] == epochs
 
 
 def poisoned(monkeypatch, bad_step):
@@ -573,14 +574,14 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(options, tmp_path, monke
     assert report["images"] == expected.tolist()
     assert (report["step"], report["epoch"], report["term"]) == (10, 2, "reconstruction")
     assert same(before, weights(out / "checkpoints" / "last"))
-    assert len(run.read_metrics(out)) == 1
+    assert len(RunFolder(out).metrics()) == 1
 
 
 @pytest.mark.parametrize("bad_step", [0, 2])
 def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch, bad_step):
     poisoned(monkeypatch, bad_step)
     out = train(out=tmp_path / "run", on_nonfinite="skip", log_every=1, **options)
-    lines = [line for line in run.read_metrics(out) if "epoch" in line]
+    lines = [line for line in RunFolder(out).metrics() if "epoch" in line]
     assert [line["skipped_steps"] for line in lines] == [1, 1, 1]
     assert all(math.isfinite(value) for line in lines for value in line.values())
     assert all(torch.isfinite(value).all() for value in weights(out).values())
@@ -635,7 +636,7 @@ def test_compiled_training_is_resumed_exactly(options, tmp_path):
     parts = train(out=tmp_path / "parts", compile="on", divergence_warmup=1, resume="auto", **options)
     assert same_run(whole, parts)
     eager = train(out=tmp_path / "eager", divergence_warmup=1, **options)
-    losses = [run.read_metrics(out)[-1]["holdout_loss"] for out in (whole, eager)]
+    losses = [RunFolder(out).metrics()[-1]["holdout_loss"] for out in (whole, eager)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other random numbers
 
 
@@ -645,10 +646,10 @@ def test_compiled_training_is_resumed_exactly(options, tmp_path):
 def test_cuda(options, tmp_path, precision, compiled):
     options |= {"accelerator": "cuda", "precision": precision, "compile": compiled}
     whole = train(out=tmp_path / "whole", **options)
-    lines = run.read_metrics(whole)
+    lines = RunFolder(whole).metrics()
     assert lines[-1]["loss"] < lines[0]["loss"]
     train(out=tmp_path / "parts", **options | {"epochs": 2})
-    parts = run.read_metrics(train(out=tmp_path / "parts", resume="auto", **options))
+    parts = RunFolder(train(out=tmp_path / "parts", resume="auto", **options)).metrics()
     assert parts[-1]["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-3)
 
 

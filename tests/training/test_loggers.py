@@ -8,7 +8,7 @@ import pytest
 
 from evae import train
 from evae.errors import ConfigError
-from evae.training import run
+from evae.runs import RunFolder
 from tests.training.small import SETTINGS
 
 
@@ -18,7 +18,7 @@ def options(blobs, tmp_path):
 
 
 def expected(out):
-    return [(line["step"], line["holdout_reconstruction"]) for line in run.read_metrics(out)]
+    return [(line["step"], line["holdout_reconstruction"]) for line in RunFolder(out).metrics()]
 
 
 def test_tensorboard(options):
@@ -115,5 +115,5 @@ def test_a_logger_that_fails_does_not_stop_the_run(options, monkeypatch, capsys)
 
     stand_in(monkeypatch, "trackio", init=lambda **settings: SimpleNamespace(finish=lambda: None), log=fail)
     out = train(logger="trackio", **options)
-    assert len(run.read_metrics(out)) == 3
+    assert len(RunFolder(out).metrics()) == 3
     assert capsys.readouterr().err.count("trackio does not take what is logged (the network is gone)") == 1

@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from evae.training.memory import kept_memory
+from evae.allocator import kept_memory
 
 def use_again_and_again():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -2,6 +2,6 @@
 
 from evae.data.batches import batch_indices, to_float
 from evae.data.sources import absolute
-from evae.data.store import Images, ImageSet, Store, open_store
+from evae.data.store import ImageOptions, Images, ImageSet, Store, open_store
 
-__all__ = ["ImageSet", "Images", "Store", "absolute", "batch_indices", "open_store", "to_float"]
+__all__ = ["ImageOptions", "ImageSet", "Images", "Store", "absolute", "batch_indices", "open_store", "to_float"]

@@ -31,6 +31,23 @@ from evae.errors import DataError
 
 OnBadImage = Literal["skip", "error"]
 
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are read.
+
+    Args:
+        image_size: resize images to this height and width (default: 64 for folders and images above 32
+            pixels, else 32).
+        crop: side of the centre crop in the images' own pixels (default: the largest square; celeba: 140).
+        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
+    """
+
+    image_size: int | None = None
+    crop: int | None = None
+    on_bad_image: OnBadImage = "skip"
+
+
 _VERSION = 2  # of the layout below; another version is another folder
 _CHUNK = 256  # images decoded in one go
 _MANY = 5000  # images that are worth the second in which processes start

@@ -58,6 +58,11 @@ class VAE(
         self.objective = objective
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments, those that JSON can hold."""
         return dict(self._hub_mixin_config or {})  # type: ignore[arg-type]

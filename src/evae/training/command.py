@@ -17,9 +17,8 @@ from evae.data import Images, Store, absolute, open_store, to_float
 from evae.data.store import OnBadImage, check_transform
 from evae.errors import ConfigError, DataError
 from evae.models import EVAE, VAE
-from evae.training import run
-from evae.training.distributed import StoppedElsewhereError, synchronise_batch_norm
-from evae.training.engine import (
+from evae.runs import RunFolder
+from evae.training.fabric import (
     Accelerator,
     Compile,
     Precision,
@@ -31,9 +30,10 @@ from evae.training.engine import (
 )
 from evae.training.fit import InterruptedRun, fit
 from evae.training.loggers import LoggerName, check_logger, open_logger
-from evae.training.recipe import Recipe
+from evae.training.preemption import ending_stops
+from evae.training.ranks import StoppedElsewhereError, synchronise_batch_norm
+from evae.training.settings import Recipe
 from evae.training.sharding import check_shardable
-from evae.training.stops import ending_stops
 
 ImageShape = tuple[int, int, int]
 
@@ -149,7 +149,7 @@ def train(
     network.initialise(partial(_drawn, store.train, seed))
     config = _resolved(settings, network, store)
     # What only one process may do comes before the others are started: what stops it stops all.
-    with run.locked(out) if first else nullcontext():
+    with RunFolder(out).locked() if first else nullcontext():
         opened = open_logger(logger, out, config) if first else None
         if first:
             _claim(out, config, resume, overwrite)
@@ -171,22 +171,22 @@ def train(
 def _claim(out: Path, config: dict[str, Any], resume: Literal["auto"] | None, overwrite: bool) -> None:
     """Make the run folder this run's, new or to be gone on with."""
     if _goes_on(out, resume):
-        run.check_same_settings(out, config)
-        run.write_config(out, config)
+        RunFolder(out).check_resumable(config)
+        RunFolder(out).write_config(config)
     else:
-        run.create(out, config, overwrite)
+        RunFolder(out).create(config, overwrite)
 
 
 def _goes_on(out: Path, resume: Literal["auto"] | None) -> bool:
     """Whether there is a run to go on with."""
-    return resume is not None and (out / run.CONFIG).exists()
+    return resume is not None and RunFolder(out).is_run
 
 
 def _check_out(out: Path, resume: Literal["auto"] | None, overwrite: bool, epochs: int) -> None:
     if _goes_on(out, resume):
-        run.check_not_shorter(out, epochs)
+        RunFolder(out).check_not_shorter(epochs)
     else:
-        run.check_free(out, overwrite)
+        RunFolder(out).check_free(overwrite)
 
 
 def _check_size(model: Callable[..., VAE], size: int, batch_size: int) -> None:

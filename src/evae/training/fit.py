@@ -20,21 +20,22 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evae import figures
+from evae.allocator import kept_memory
 from evae.console import console, progress, warn
 from evae.data import ImageSet, Store, to_float
 from evae.errors import DataError, EvaeError, RunError
 from evae.files import write_atomically
 from evae.models import VAE
-from evae.training import checkpoints, run
-from evae.training.distributed import SharedNoise, StoppedElsewhereError, first, largest, together
-from evae.training.engine import hints
-from evae.training.feed import Feed
+from evae.runs import RunFolder, checkpoints
+from evae.runs.checkpoints import full_tensor as whole
+from evae.runs.folder import NONFINITE, Progress
+from evae.training.batches import Feed
+from evae.training.fabric import hints
 from evae.training.loggers import Log
-from evae.training.memory import kept_memory
-from evae.training.recipe import Recipe
-from evae.training.run import Progress
-from evae.training.sharding import is_sharded, whole
-from evae.training.stops import Stops, described, exit_code, noted_stops
+from evae.training.preemption import Stops, described, exit_code, noted_stops
+from evae.training.ranks import SharedNoise, StoppedElsewhereError, first, largest, together
+from evae.training.settings import Recipe
+from evae.training.sharding import is_sharded
 
 _READ_SECONDS = 0.2  # one process reads its losses so often; until then no step waits for the one before it
 _READ_STEPS = 20  # several processes read theirs together
@@ -182,13 +183,15 @@ def _loop(fabric: Fabric, network: VAE, store: Store, out: Path, recipe: Recipe,
 
 def _resumed(loop: _Loop, images: str) -> Progress:
     """The state of the last checkpoint, put into model, optimizer and average; of a start where there is none."""
-    state = checkpoints.load(loop.out, loop.network, loop.optimizer, images, loop.average) or Progress(images)
+    state = checkpoints.load(RunFolder(loop.out), loop.network, loop.optimizer, images, loop.average) or Progress(
+        images
+    )
     if largest(loop.fabric, state.step) != -largest(loop.fabric, -state.step):
         raise RunError(f"not all processes see the same checkpoints: {loop.out} must be on a disk that they share")
     _gather(loop)
-    first(loop.fabric, partial(run.truncate_metrics, loop.out, state))
+    first(loop.fabric, partial(RunFolder(loop.out).truncate_metrics, state))
     if state.step:  # the process may have died after the checkpoint and before the model beside it
-        first(loop.fabric, partial(checkpoints.save_model, loop.out, loop.result))
+        first(loop.fabric, partial(checkpoints.save_model, RunFolder(loop.out), loop.result))
     return state
 
 
@@ -328,10 +331,10 @@ def _diverged(loop: _Loop, epoch: int, number: int, row: list[float]) -> None:
     indices = loop.feed.indices(epoch, step)
     report = {"step": number + 1, "epoch": epoch + 1, "term": term, "terms": values, "images": indices.tolist()}
     if loop.fabric.is_global_zero:
-        write_atomically(loop.out / run.NONFINITE, json.dumps(report, indent=2) + "\n")
+        write_atomically(loop.out / NONFINITE, json.dumps(report, indent=2) + "\n")
     raise DivergedError(
         f"the loss is not finite at step {number + 1}: its {term.replace('_', ' ')} is {values[term]} for the batch of "
-        f"training images {', '.join(map(str, indices[:3]))}, ... (all in {loop.out / run.NONFINITE}); what was saved "
+        f"training images {', '.join(map(str, indices[:3]))}, ... (all in {loop.out / NONFINITE}); what was saved "
         "is kept; try a lower --learning_rate, --gradient_clip 1 or --on_nonfinite skip"
     )
 
@@ -379,7 +382,7 @@ def _evaluated(loop: _Loop, images: Any) -> Tensor:
 def _save(loop: _Loop, state: Progress) -> None:
     _gather(loop)
     optimizer = checkpoints.OptimizerState.of(loop.optimizer)
-    first(loop.fabric, partial(checkpoints.save, loop.out, loop.unsharded, optimizer, state, loop.average))
+    first(loop.fabric, partial(checkpoints.save, RunFolder(loop.out), loop.unsharded, optimizer, state, loop.average))
 
 
 def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
@@ -390,11 +393,11 @@ def _keep_best(loop: _Loop, state: Progress, epoch: int, loss: float) -> None:
         state.epochs_since_best += 1
         return
     state.best_loss, state.epochs_since_best = loss, 0
-    first(loop.fabric, partial(checkpoints.save_best, loop.out, loop.result))
+    first(loop.fabric, partial(checkpoints.save_best, RunFolder(loop.out), loop.result))
 
 
 def _log(loop: _Loop, log: Log, line: dict[str, float], state: Progress) -> None:
-    first(loop.fabric, partial(run.append_metrics, loop.out, line, state))
+    first(loop.fabric, partial(RunFolder(loop.out).append_metrics, line, state))
     if loop.fabric.is_global_zero:
         log({k: v for k, v in line.items() if k not in ("epoch", "step")}, int(line["step"]))
 
@@ -420,7 +423,7 @@ def _draw(loop: _Loop, holdout: ImageSet) -> None:
     if not loop.fabric.is_global_zero:
         return
     network, out = loop.result.eval(), loop.out
-    epochs = [line for line in run.read_metrics(out) if "epoch" in line]
+    epochs = RunFolder(out).epochs()
     divergence = network.objective.divergence_name
     panels = {
         "loss": {"train": "loss", "hold-out": "holdout_loss"},

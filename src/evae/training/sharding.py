@@ -1,12 +1,10 @@
 """Weights, gradients and the optimizer's state shared out between processes (FSDP), and made whole to be saved."""
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from evae.errors import ConfigError
 
@@ -39,16 +37,3 @@ def _shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
                 fully_shard(layer, mesh=mesh["data_parallel"])
     fully_shard(network, mesh=mesh["data_parallel"])
     return network
-
-
-def whole(value: Tensor) -> Tensor:
-    """All of a tensor that is shared out, which every process has to ask for; any other as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def laid_out_as(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of a whole tensor, on the device, in the order in memory and shared out as ``like`` is."""
-    if isinstance(like, DTensor):
-        # Each process takes its part of its own copy: none waits for another that may have failed before.
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return torch.empty_like(like).copy_(value)

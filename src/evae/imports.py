@@ -1,0 +1,33 @@
+"""Objects named by import paths: models, networks and features of the user's."""
+
+from importlib import import_module
+from typing import Any
+
+from evae.errors import ConfigError, first_line
+
+
+def import_object(path: str, option: str) -> Any:
+    """The object that ``path`` names: "package.module:name", or "package.module.name".
+
+    Args:
+        path: an import path. Python finds the module on ``sys.path``; the command line adds the current folder.
+        option: the option that named it, for the message.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has no such name.
+    """
+    module, separator, name = path.partition(":") if ":" in path else path.rpartition(".")
+    if not module or not separator or not name:
+        raise ConfigError(f"--{option} {path}: not an import path of the form package.module:name")
+    try:
+        found: Any = import_module(module)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"--{option} {path}: {module!r} cannot be imported ({first_line(error)}); it must be in the current folder "
+            "or on PYTHONPATH"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"--{option} {path}: {module} has no {name!r}")
+        found = getattr(found, part)
+    return found

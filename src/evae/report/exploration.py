@@ -1,0 +1,132 @@
+"""What a model makes of hold-out images and of places in its latent space, as images to look at."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from evae.data import ImageSet, to_float
+from evae.metrics.image import mean_squared_error
+from evae.metrics.latents import posterior_spread
+from evae.models import VAE
+from evae.runs.images import BATCH, batches
+
+_RANGE = (0.05, 0.95)  # quantiles of a latent's codes between which it is traversed
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over images leaves.
+
+    Attributes:
+        codes: the posterior's centre of each image, (N, d).
+        errors: squared error of each image decoded from it, mean over pixels, (N,).
+        mean_image: the mean of all images, (C, H, W).
+        spread_name, spreads: what says how wide the posteriors are, and all its values; None where nothing does.
+    """
+
+    codes: Tensor
+    errors: Tensor
+    mean_image: Tensor
+    spread_name: str | None
+    spreads: NDArray[np.floating] | None
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether codes are points of the unit sphere."""
+        return bool(((self.codes.norm(dim=1) - 1).abs() < 1e-4).all())
+
+
+class Traversal(NamedTuple):
+    """Images decoded while one latent goes from ``low`` to ``high``; ``activity`` is its codes' variance."""
+
+    latent: int
+    activity: float
+    low: float
+    high: float
+    images: Tensor
+
+
+@torch.no_grad()
+def survey(model: VAE, images: ImageSet) -> Survey:
+    """Encode all images and decode them again."""
+    codes, errors, spreads = [], [], []
+    total, name = torch.zeros(model.image_shape, dtype=torch.float64), None
+    for batch in batches(images, model.device, "looking at images"):
+        q = model.posterior(batch)
+        centre = model.centre(q)
+        codes.append(centre.cpu())
+        errors.append(mean_squared_error(model.decode(centre).cpu(), batch.cpu()))
+        total += batch.cpu().double().sum(0)
+        name, spread = posterior_spread(q)
+        if spread is not None:
+            spreads.append(spread.cpu().flatten())
+    widths = torch.cat(spreads).numpy() if spreads else None
+    return Survey(torch.cat(codes), torch.cat(errors), (total / len(images)).float(), name, widths)
+
+
+def by_error(errors: Tensor, count: int) -> dict[str, Tensor]:
+    """Indices of so many images with the smallest errors, with errors about the median, and with the largest."""
+    order = errors.argsort(stable=True)
+    count = min(count, len(order))
+    middle = (len(order) - count) // 2
+    return {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:].flip(0)}
+
+
+def originals(model: VAE, images: ImageSet, rows: Tensor) -> Tensor:
+    """Images (N, C, H, W) by index, in the order asked for, where the model is."""
+    return to_float(images.images[rows.numpy()], model.device)
+
+
+@torch.no_grad()
+def interpolations(model: VAE, starts: Tensor, ends: Tensor, steps: int, on_sphere: bool) -> Tensor:
+    """Images (N, steps, C, H, W) decoded on the way from each of the codes (N, d) to another, both included."""
+    way = great_circle if on_sphere else torch.lerp
+    codes = [way(starts, ends, t) for t in torch.linspace(0, 1, steps).tolist()]
+    return _decoded(model, torch.stack(codes, 1))
+
+
+def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
+    """The unit vectors (N, d) a share t of the way from others to yet others, along the shortest arc."""
+    angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    near = angle.sin() < 1e-4  # where the arc is straight, or there are many
+    weights = (1 - t) * angle, t * angle
+    first, second = (torch.where(near, share, weight.sin()) for share, weight in zip((1 - t, t), weights, strict=True))
+    return functional.normalize(first * start + second * end, dim=-1)
+
+
+@torch.no_grad()
+def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traversal]:
+    """The latents whose codes vary most, each taken through their 5 % to 95 % quantiles about the mean image's code."""
+    activity = found.codes.double().var(0, correction=0)
+    latents = activity.argsort(descending=True, stable=True)[:count]
+    around = model.encode(found.mean_image[None].to(model.device))[0].cpu()
+    limits = found.codes[:, latents].double().quantile(torch.tensor(_RANGE, dtype=torch.float64), dim=0)
+    codes = torch.stack(
+        [
+            torch.stack([_moved(around, k, v, found.on_sphere) for v in torch.linspace(low, high, steps).tolist()])
+            for k, low, high in zip(latents.tolist(), *limits.tolist(), strict=True)
+        ]
+    )
+    rows = zip(latents.tolist(), activity[latents].tolist(), *limits.tolist(), _decoded(model, codes), strict=True)
+    return [Traversal(*row) for row in rows]
+
+
+def _moved(code: Tensor, latent: int, value: float, on_sphere: bool) -> Tensor:
+    """The code with one latent at a value; on a sphere, the others give way in proportion."""
+    others = code.clone()
+    others[latent] = 0
+    if on_sphere:
+        others = functional.normalize(others, dim=0) * max(0.0, 1 - value**2) ** 0.5
+    others[latent] = value
+    return others
+
+
+def _decoded(model: VAE, codes: Tensor) -> Tensor:
+    """Images (A, B, C, H, W) of codes (A, B, d)."""
+    parts = codes.flatten(0, 1).to(model.device).split(BATCH)
+    return torch.cat([model.decode(part).cpu() for part in parts]).unflatten(0, codes.shape[:2])

@@ -1,0 +1,273 @@
+"""Checkpoints: what a run needs to continue, and the model itself, written whole or not at all.
+
+A checkpoint is a folder of safetensors and JSON, complete before it takes its name.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from evae.console import warn
+from evae.errors import RunError, first_line
+from evae.files import remove, replace, sync_folder, write_atomically
+from evae.models import VAE
+from evae.models.vae import state_tensors
+from evae.runs.folder import CHECKPOINTS, Progress, RunFolder
+
+_STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Whole tensors on the CPU by parameter and name ("3.exp_avg"), and plain settings."""
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "OptimizerState":
+        """The optimizer's full state; a collective call under FSDP.
+
+        Names are sorted so that all ranks gather in the same order: after loading, the state's order is arbitrary.
+        """
+        state = optimizer.state_dict()
+        tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+        return cls(
+            {name: full_tensor(value).detach().cpu().contiguous() for name, value in sorted(tensors.items())},
+            {"param_groups": state["param_groups"]},
+        )
+
+
+def save(
+    run: RunFolder, model: VAE, optimizer: OptimizerState, progress: Progress, average: AveragedModel | None = None
+) -> None:
+    """Write checkpoints/last and the model itself; the checkpoint before stays until the new one is complete.
+
+    Args:
+        run: its folder.
+        model, optimizer, progress: what training goes on from.
+        average: of the model's weights, where there is one; it is the model that is saved then.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    checkpoints = run.path / CHECKPOINTS
+    last, previous = checkpoints / "last", checkpoints / "previous"
+    try:
+        checkpoints.mkdir(exist_ok=True)
+        for leftover in checkpoints.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
+        _write_state(temporary, model, optimizer, progress, average)
+        if last.exists():
+            remove(previous)
+            replace(last, previous)
+        replace(temporary, last)
+        _put_model(run, model if average is None else average.module)
+    except (OSError, RunError) as error:
+        for leftover in checkpoints.glob("*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        kept = "; the checkpoint before it is kept and --resume auto continues from it" if last.exists() else ""
+        raise RunError(f"no checkpoint of step {progress.step}: {_reason(error)}{kept}") from error
+
+
+def _reason(error: OSError | RunError) -> str:
+    if isinstance(error, RunError):
+        return str(error)
+    return f"{error.filename or 'it'} could not be written ({error.strerror or error})"
+
+
+def load(
+    run: RunFolder, model: nn.Module, optimizer: Optimizer, images: str, average: AveragedModel | None = None
+) -> Progress | None:
+    """Load the newest intact checkpoint into model, optimizer and average; None where there is none.
+
+    Raises:
+        RunError: there are checkpoints, but none is intact; or they are of another network, or of other images than
+            those with fingerprint ``images``; or there are none of a run that had some.
+    """
+    errors = []
+    for name in ("last", "previous"):
+        checkpoint = run.path / CHECKPOINTS / name
+        if not checkpoint.exists():
+            continue
+        try:
+            state, contents = _read_files(checkpoint)
+            progress = Progress(**state["progress"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            errors.append(f"{checkpoint} is damaged ({first_line(error)})")
+            continue
+        if progress.images != images:
+            raise RunError(f"the images have changed since {run} was started; start again with another --out")
+        try:
+            _load_state(state, contents, model, optimizer, average)
+        except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise RunError(
+                f"{checkpoint} holds the state of another network ({first_line(error)}); use the network that {run} "
+                "was started with, or another --out"
+            ) from error
+        for damage in errors:
+            warn(f"{damage}; continuing from the one before, at step {progress.step}")
+        return progress
+    if errors:
+        raise RunError("; ".join(errors))
+    if (run.path / _MODEL).exists():  # written after the first checkpoint
+        raise RunError(f"{run} contains a model but no checkpoint to resume from; use --overwrite to start over")
+    return None
+
+
+def _write_state(
+    checkpoint: Path, model: nn.Module, optimizer: OptimizerState, progress: Progress, average: nn.Module | None
+) -> None:
+    contents = {_MODEL: save_tensors(state_tensors(model)), _OPTIMIZER: save_tensors(optimizer.tensors)}
+    if average is not None:
+        contents[_AVERAGE] = save_tensors(state_tensors(average))
+    state = {
+        "version": 1,
+        "progress": asdict(progress),
+        "optimizer": optimizer.settings,
+        "digests": {name: _digest(content) for name, content in contents.items()},
+    }
+    for name, content in contents.items():
+        write_atomically(checkpoint / name, content)
+    body = json.dumps(state)
+    write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
+
+
+def _read_files(checkpoint: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The state and the contents of its files, each found to be what was written."""
+    state = _read_state_file(checkpoint)
+    contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
+    for name, content in contents.items():
+        if _digest(content) != state["digests"][name]:
+            raise ValueError(f"{name} is not what was written")
+    return state, contents
+
+
+def _load_state(
+    state: dict[str, Any], contents: dict[str, bytes], model: nn.Module, optimizer: Optimizer, average: nn.Module | None
+) -> None:
+    own = model.state_dict()
+    weights = load_tensors(contents[_MODEL])
+    model.load_state_dict({k: distributed_like(v, own[k]) if k in own else v for k, v in weights.items()})
+    optimizer.load_state_dict(_unflatten_optimizer(load_tensors(contents[_OPTIMIZER]), state["optimizer"]))
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            # Fused optimizers want moments in the order in memory of their weights.
+            if name != "step" and value.shape == parameter.shape:
+                moments[name] = distributed_like(value, parameter)
+    if average is not None:
+        average.load_state_dict(load_tensors(contents[_AVERAGE]))
+
+
+def _read_state_file(checkpoint: Path) -> dict[str, Any]:
+    sealed = json.loads((checkpoint / _STATE).read_text())
+    if _digest(sealed["state"].encode()) != sealed["digest"]:
+        raise ValueError(f"{_STATE} is not what was written")
+    state: dict[str, Any] = json.loads(sealed["state"])
+    if state["version"] != 1:
+        raise ValueError(f"{_STATE} is of version {state['version']}")
+    return state
+
+
+def trained_images(run: RunFolder) -> str | None:
+    """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
+    try:
+        images: str = _read_state_file(run.path / CHECKPOINTS / "last")["progress"]["images"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return images
+
+
+def _unflatten_optimizer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, **settings}
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """All of a sharded tensor, a collective call; any other tensor as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def distributed_like(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of a full tensor with the device, memory order and sharding of ``like``."""
+    if isinstance(like, DTensor):
+        # Each rank takes its shard from its own copy: none waits for another that may have failed before.
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return torch.empty_like(like).copy_(value)
+
+
+# The model itself --------------------------------------------------------------------------------------------
+
+
+def save_model(run: RunFolder, model: nn.Module) -> None:
+    """Write the model itself, as ``save`` does.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    with _named_failure():
+        _put_model(run, model)
+
+
+def save_best(run: RunFolder, model: nn.Module) -> None:
+    """Write checkpoints/best: a run folder in its own right, to be loaded, evaluated and sampled from.
+
+    Raises:
+        RunError: it cannot be written, because the disk is full, say.
+    """
+    best = run.path / CHECKPOINTS / "best"
+    with _named_failure():
+        best.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(suffix=".tmp", dir=best.parent) as temporary:
+            complete = Path(temporary) / "best"
+            complete.mkdir()
+            _save_pretrained(model, complete)
+            run.copy_record(complete)
+            remove(best)
+            replace(complete, best)
+
+
+@contextmanager
+def _named_failure() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunError) as error:
+        raise RunError(f"{_reason(error)}; what was saved before it is kept") from error
+
+
+def _put_model(run: RunFolder, model: nn.Module) -> None:
+    """save_pretrained, each file moved to its place when complete."""
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=run.path / CHECKPOINTS) as temporary:
+        _save_pretrained(model, Path(temporary))
+        for file in Path(temporary).iterdir():
+            os.replace(file, run.path / file.name)
+    sync_folder(run.path)
+
+
+def _save_pretrained(model: nn.Module, folder: Path) -> None:
+    assert isinstance(model, VAE)
+    model.save_pretrained(folder)

@@ -1,0 +1,155 @@
+"""Distances between feature sets against scipy, analytic values and brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg, stats
+
+from evae.metrics.distances import (
+    FeatureSet,
+    coverage,
+    frechet_distance,
+    frechet_spread,
+    kernel_distance,
+    nearest_distance,
+)
+
+DOUBLE = torch.float64
+
+
+def feature_set(features, batch=7, **options):
+    kept = FeatureSet(**options)
+    for rows in features.split(batch):
+        kept.add(rows)
+    return kept
+
+
+def by_scipy(x, y):
+    """The usual formula, sqrtm of the product."""
+    sigma, tau = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = linalg.sqrtm(sigma @ tau)
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(sigma + tau - 2 * np.real(root))
+
+
+def moments(x):
+    kept = feature_set(x)
+    return kept.mean, kept.covariance
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(200, 5), (60, 30), (500, 64)])
+def test_frechet_distance_is_scipys(count, dimension):
+    mixing = torch.randn(dimension, dimension, dtype=DOUBLE)
+    x = torch.randn(count, dimension, dtype=DOUBLE) @ mixing + 1
+    y = torch.randn(count + 10, dimension, dtype=DOUBLE)
+    expected = by_scipy(x.numpy(), y.numpy())
+    assert frechet_distance(*moments(x), *moments(y)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_of_singular_covariances():
+    """Of 20 points in 50 dimensions; the trace is the nuclear norm of the product of the centred factors."""
+    x, y = torch.randn(20, 50, dtype=DOUBLE), 2 * torch.randn(15, 50, dtype=DOUBLE) + 0.5
+    a, b = (x - x.mean(0)) / math.sqrt(19), (y - y.mean(0)) / math.sqrt(14)
+    trace = torch.linalg.svdvals(a @ b.T).sum()
+    expected = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * trace
+    assert frechet_distance(*moments(x), *moments(y)) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_frechet_distance_of_gaussians_and_of_equal_sets():
+    """Diagonal covariances: ‖μ₁ - μ₂‖² + Σ (σ₁ - σ₂)²."""
+    mean, other = torch.randn(6, dtype=DOUBLE), torch.randn(6, dtype=DOUBLE)
+    s, t = torch.rand(6, dtype=DOUBLE), torch.rand(6, dtype=DOUBLE)
+    expected = ((mean - other) ** 2).sum() + ((s - t) ** 2).sum()
+    assert frechet_distance(mean, (s**2).diag(), other, (t**2).diag()) == pytest.approx(expected.item(), rel=1e-9)
+    x = torch.randn(100, 20, dtype=DOUBLE)
+    assert frechet_distance(*moments(x), *moments(x)) == pytest.approx(0, abs=1e-10)
+
+
+def test_moments_do_not_depend_on_batches_nor_on_a_large_mean():
+    x = torch.randn(103, 4, dtype=DOUBLE) + 1e6
+    for batch in (1, 10, 103):
+        kept = feature_set(x, batch)
+        assert kept.count == 103
+        torch.testing.assert_close(kept.mean, x.mean(0), rtol=1e-14, atol=0)
+        torch.testing.assert_close(kept.covariance, torch.cov(x.T), rtol=1e-8, atol=1e-8)
+    again = FeatureSet.of_tensors(kept.tensors())
+    torch.testing.assert_close(again.covariance, kept.covariance)
+
+
+def test_the_selection_is_uniform():
+    """Of 40,000 numbers 10,000 are kept, as many of each quarter: chi-square, fails for one seed in 10^6."""
+    kept = feature_set(torch.arange(40_000.0)[:, None], 3_000).kept[:, 0]
+    assert kept.unique().numel() == len(kept) == 10_000
+    quarters = torch.bucketize(kept, torch.tensor([10_000.0, 20_000, 30_000])).bincount(minlength=4)
+    assert stats.chisquare(quarters.numpy()).pvalue > 1e-6
+
+
+def test_the_bootstrap_error_is_about_the_spread_of_repetitions():
+    repetitions = [
+        frechet_distance(*moments(torch.randn(300, 3, dtype=DOUBLE)), *moments(torch.randn(300, 3, dtype=DOUBLE) + 1))
+        for _ in range(60)
+    ]
+    spread = frechet_spread(torch.randn(300, 3), torch.randn(300, 3) + 1)
+    assert 0.3 < spread / np.std(repetitions) < 3
+
+
+def test_kernel_distance_is_a_direct_double_sum():
+    """With as many points as one subset holds."""
+    x, y = torch.randn(25, 3, dtype=DOUBLE), torch.rand(25, 3, dtype=DOUBLE)
+
+    def k(a, b):
+        return float(a @ b / 3 + 1) ** 3
+
+    def direct(x, y):
+        n = len(x)
+        within = sum(k(s[i], s[j]) for s in (x, y) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+        return within - 2 * sum(k(a, b) for a in x for b in y) / n**2
+
+    distance, error = kernel_distance(x, y, seed=4)
+    random = torch.Generator().manual_seed(4)
+    x, y = (s[torch.randperm(25, generator=random)] for s in (x, y))
+    parts = [direct(x[i : i + 2], y[i : i + 2]) for i in range(0, 24, 2)]
+    assert distance == pytest.approx(np.mean(parts))
+    assert error == pytest.approx(np.std(parts, ddof=1) / math.sqrt(12))
+
+
+def test_kernel_distance_is_unbiased():
+    """Zero in the mean for one law: |t| < 6 over 100 pairs of sets (one seed in 10^8)."""
+    values = [kernel_distance(torch.randn(60, 4), torch.randn(60, 4))[0] for _ in range(100)]
+    assert abs(stats.ttest_1samp(values, 0).statistic) < 6
+    distance, error = kernel_distance(torch.randn(400, 4), torch.randn(400, 4) + 1)
+    assert distance > 6 * error > 0
+
+
+def brute_force(real, samples, k):
+    """Precision, recall, density and coverage, pair by pair."""
+    d = np.linalg.norm
+
+    def radius(i, x):
+        return sorted(d(x[i] - other) for other in x)[k]
+
+    r = [radius(i, real) for i in range(len(real))]
+    s = [radius(j, samples) for j in range(len(samples))]
+    inside = [[d(x - y) < r[i] for y in samples] for i, x in enumerate(real)]
+    return (
+        np.mean([any(row[j] for row in inside) for j in range(len(samples))]),
+        np.mean([any(d(x - y) < s[j] for j, y in enumerate(samples)) for x in real]),
+        np.sum(inside) / (k * len(samples)),
+        np.mean([any(row) for row in inside]),
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 10.0])
+def test_coverage_is_a_brute_force_version(shift, monkeypatch):
+    monkeypatch.setattr("evae.metrics.distances._CHUNK", 13)
+    real, samples = torch.randn(40, 3), 0.7 * torch.randn(30, 3) + shift
+    assert coverage(real, samples, 4) == pytest.approx(brute_force(real.numpy(), samples.numpy(), 4))
+
+
+def test_nearest_distance(monkeypatch):
+    monkeypatch.setattr("evae.metrics.distances._CHUNK", 5)
+    images, others = torch.rand(4, 1, 3, 3), torch.rand(12, 1, 3, 3)
+    expected = [min((x - y).square().mean().sqrt().item() for y in others) for x in images]
+    assert nearest_distance(images, others).tolist() == pytest.approx(expected, rel=1e-4)
+    assert nearest_distance(others[:2], others).tolist() == pytest.approx([0, 0], abs=1e-3)

@@ -1,0 +1,67 @@
+"""Importance-weighted bounds where ln p(x) is known, and their refusal where there is none."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from evae import EVAE, WAE, GaussianVAE, evaluate, train
+from evae.metrics.likelihood import importance_weighted_bound, share_outside
+from tests.models.linear_gaussian import SHAPE, linear_model
+
+
+@pytest.mark.parametrize("kernel_posterior", [False, True])
+def test_the_bound_rises_to_the_known_likelihood(kernel_posterior):
+    """To within 6 standard errors over 400 images (missed by one seed in 10^8), where the bias has died out."""
+    model, exact = linear_model(kernel_posterior)
+    images = exact.sample((400,)).view(-1, *SHAPE)
+    known = exact.log_prob(images.flatten(1))
+    gaps = {}
+    with torch.no_grad():
+        for samples in (1, 10, 2000):
+            gap = known - importance_weighted_bound(model, images, samples)
+            gaps[samples] = gap.mean().item()
+            error = gap.std().item() / 20
+    assert gaps[1] > gaps[10] > gaps[2000]
+    assert abs(gaps[2000]) < 6 * error + 2e-3
+
+
+def test_with_one_sample_it_is_the_elbo():
+    """In the mean, to within 6 standard errors."""
+    model = GaussianVAE((1, 16, 16), latent_dim=2).eval()
+    images = torch.rand(3, 1, 16, 16).repeat(2000, 1, 1, 1)
+    with torch.no_grad():
+        terms = model(images)
+        elbo = -(terms.reconstruction + terms.divergence).double()
+        bound = importance_weighted_bound(model, images, 1)
+    difference = (elbo - bound).mean().item()
+    assert abs(difference) < 6 * (elbo - bound).std().item() / math.sqrt(len(images))
+
+
+def test_share_outside():
+    images = torch.rand(5, 1, 16, 16)
+    for prior, low, high in (("uniform", 0.9, 1), ("gaussian", 0, 0)):
+        model = EVAE((1, 16, 16), latent_dim=3, prior=prior).eval()
+        assert low <= share_outside(model, model.posterior(images), 20) <= high
+
+
+def test_evaluate_with_likelihood(blobs, tmp_path, capsys):
+    settings = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu"}
+    good = train(blobs, tmp_path / "good", partial(EVAE, latent_dim=2, prior="gaussian"), **settings)
+    likelihood = evaluate(good, likelihood=30)["likelihood"]
+    assert likelihood["samples"] == 30
+    assert likelihood["bound"] == pytest.approx(256 * likelihood["bound_per_dimension"])
+    assert likelihood["standard_error"] > 0
+    assert json.loads((good / "evaluation.json").read_text())["likelihood"] == likelihood
+    assert "ln p(x) ≥" in capsys.readouterr().out
+
+    uniform = train(blobs, tmp_path / "uniform", partial(EVAE, latent_dim=2), **settings)
+    likelihood = evaluate(uniform, likelihood=30)["likelihood"]
+    assert likelihood.keys() == {"share_outside"}
+    assert "no likelihood: the posterior leaves the prior's support" in capsys.readouterr().err.replace("\n", " ")
+
+    point = train(blobs, tmp_path / "point", partial(WAE, latent_dim=2), **settings)
+    assert evaluate(point, likelihood=30)["likelihood"] == {}
+    assert "no likelihood: a point mass has no density" in capsys.readouterr().err.replace("\n", " ")

@@ -1,0 +1,311 @@
+"""The report: one page that stands alone, says what a run was, and holds nothing that its files could slip in."""
+
+import json
+import math
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from evae import EVAE, HVAE, WAE, evaluate, load_model
+from evae.cli import main
+from evae.data import open_store, to_float
+from evae.errors import ConfigError, DataError, RunError
+from evae.report.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
+from evae.report.run_page import report, spelled_out
+from evae.runs.evaluation import epochs, numbers, points, read_evaluation
+from tests.report.html_pages import CHROMIUM, Page, browse
+from tests.small import trained
+
+EVALUATION = {
+    "model": "EVAE",
+    "data": "blobs",
+    "split": "holdout",
+    "count": 16,
+    "images": "0123456789abcdef",
+    "latents": "sample",
+    "repeats": 3,
+    "seed": 0,
+    "metrics": {"bce": 12.5, "mse": 0.25, "penalty": 1.5},
+    "standard_errors": {"bce": 0.75, "mse": math.nan},
+    "likelihood": {"samples": 5, "bound": -81.5, "standard_error": 0.5},
+    "distances": {
+        "reconstructions": {
+            "features": "inception",
+            "resize": "bilinear",
+            "count": 16,
+            "split": "holdout",
+            "fid": 31.5,
+        },
+        "samples": {"features": "inception", "resize": "bilinear", "count": 99, "split": "holdout", "fid": 62.5},
+    },
+    "latents_report": {
+        "active_units": 2,
+        "share_outside": 0.125,
+        "rate_per_dimension": [0.5, 1.0, 0.25],
+        "spread": "r",
+        "spread_quantiles": {"0.05": 0.1, "0.95": 0.9},
+    },
+    "probes": {"count": 16, "linear": {"latents": 0.75, "pixels": 0.875}},
+}
+
+
+@pytest.fixture(scope="module")
+def run(blobs, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        out = trained(EVAE, blobs, tmp_path_factory.mktemp("report") / "run")
+        evaluate(out, show=False)
+        assert report(out) == out / "report.html"
+    return out
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "a", ignore=shutil.ignore_patterns("checkpoints"))
+
+
+def words(command):
+    """As a shell takes it."""
+    return shlex.split(command.replace("\\\n", ""))
+
+
+def evaluated(run, **changes):
+    (run / "evaluation.json").write_text(json.dumps(EVALUATION | changes))
+    return run
+
+
+class TestPage:
+    def test_everything_is_there_and_nothing_else_is_needed(self, run):
+        page = Page(run / "report.html")
+        assert page.tags.count("h1") == 1
+        for expected in ("EVAE on ", "Measurements", "bce", "Training", "Samples", "Interpolations", "latent_dim: 3"):
+            assert expected in page.text
+        assert "are not the images" not in page.text
+        alts = " | ".join(image["alt"] for image in page.images)
+        for expected in ("loss by", "reconstruction by", "penalty by", "best", "median", "worst", "64 images"):
+            assert expected in alts
+        assert alts.count("from hold-out image") == 8
+        assert alts.count("images decoded while latent") == 3
+        assert "histogram of the posteriors' r over" in alts
+
+    @pytest.mark.parametrize(
+        ("family", "way", "spread"), [(HVAE, "great circles", "concentration"), (WAE, "straight lines", None)]
+    )
+    def test_families(self, family, way, spread, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
+        np.savez(tmp_path / "colours.npz", x_train=pixels[:19], x_test=pixels[19:])
+        page = Page(report(trained(family, str(tmp_path / "colours.npz"), tmp_path / "run")))
+        assert way in page.text
+        assert "5 hold-out images, colour" in page.text
+        histograms = [image["alt"] for image in page.images if "histogram" in image["alt"]]
+        assert histograms == [f"histogram of the posteriors' {spread} over hold-out images and latents"] * bool(spread)
+
+    def test_every_section_of_an_evaluation(self, copied, undrawn):
+        page = Page(report(evaluated(copied)))
+        for expected in (
+            "16 hold-out images of blobs; reconstructions decoded from 3 posterior samples each",
+            "These are not the images of the other figures",
+            "bce 12.5 0.75 mse 0.25 penalty 1.5",
+            "-81.5 0.5",
+            "reconstructions: fid 31.5",
+            "samples: fid 62.5",
+            "reconstructions: features inception, resize bilinear, count 16",
+            "samples: features inception, resize bilinear, count 99",
+            "active_units 2",
+            "Quantiles of the posteriors' r: 0.1 at 0.05, 0.9 at 0.95.",
+            "linear accuracy, pixels 0.875",
+        ):
+            assert expected in page.text
+        assert "bars of the mean divergence" in page.images[-1]["alt"]
+
+    def test_what_is_missing_is_said(self, copied, undrawn):
+        (copied / "metrics.jsonl").unlink()
+        (copied / "evaluation.json").unlink()
+        text = Page(report(copied)).text
+        assert f"run evae evaluate {copied} to add" in text
+        assert "No epoch is on record." in text
+
+    def test_names_that_look_like_html(self, copied, blobs, tmp_path, undrawn):
+        name = "<script>alert(1)<!--\"'&amp;{x}\\<img src=x onerror=y>"
+        run = copied.rename(tmp_path / f"run {name}")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"] = str(shutil.copy(blobs, tmp_path / f"{name}.npz"))
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        distances = {"samples": {"features": name, "fid": 1.5}}
+        evaluated(run, data=name, split=name, latents=name, metrics={f"-- {name}": 1}, distances=distances)
+        page = Page(report(run))
+        for before in ("on ", "run ", "16 ", "images of ", "-- ", "features "):
+            assert f"{before}{name}" in page.text.replace(f"{tmp_path}/", "")
+
+    def test_the_same_again_with_the_same_seed_elsewhere(self, run, tmp_path):
+        again = report(run, tmp_path / "new" / "page.html")
+        assert again.read_bytes() == (run / "report.html").read_bytes()
+
+
+class TestRecords:
+    def test_damaged_metrics_are_left_out(self, tmp_path):
+        lines = ["3", '"x"', '{"epoch": 1, "loss": "x"}', '{"epoch": null, "loss": 1}', '{"epoch": 2, "loss": 3.5}']
+        (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 3, "loss": NaN}', '{"ep']))
+        assert points(epochs(tmp_path), "loss") == [(2, 3.5)]
+
+    def test_an_evaluation_with_little_in_it(self, tmp_path):
+        assert read_evaluation(tmp_path) is None
+        (tmp_path / "evaluation.json").write_text('{"metrics": {"bce": 12}, "standard_errors": {"bce": NaN}}')
+        assert numbers(read_evaluation(tmp_path)) == {"bce": (12, None)}
+
+
+class TestCommands:
+    def test_every_option_makes_the_run_again(self, run, tmp_path):
+        command = words(spelled_out(run, yaml.safe_load((run / "config.yaml").read_text())))
+        assert command[0] == "evae"
+        assert main([str(tmp_path) if word == "runs/again" else word for word in command[1:]]) == 0
+        assert (tmp_path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+        page = Page(run / "report.html").text
+        assert " ".join(command[1:4]) in page.replace("\\ ", "")
+        assert f"evae train --config {run}/config.yaml --out runs/again" in page
+
+    def test_quoting(self):
+        config = {
+            "data": "-my data; rm",
+            "out": "a",
+            "model": {"class_path": "mine.Net", "init_args": {"scales": [0.5, 2], "encoder": None, "deep": True}},
+            "batch_size": 3,
+            "crop": None,
+        }
+        assert words(spelled_out(Path("a"), config)) == [
+            *("evae", "train", "--data=-my data; rm", "--model", "mine.Net", "--model.scales", "[0.5, 2]"),
+            *("--model.deep", "true", "--batch-size", "3", "--out", "runs/again"),
+        ]
+
+
+class TestErrors:
+    def test_folders(self, tmp_path):
+        with pytest.raises(RunError, match="does not exist"):
+            report(tmp_path / "nowhere")
+        with pytest.raises(RunError, match=r"config\.json is missing"):
+            report(tmp_path)
+
+    @pytest.mark.parametrize("content", ["", "[]", "3", '{"metrics": 3}', '{"distances": [1]}', "[" * 100_000])
+    def test_damaged_evaluation(self, copied, content):
+        (copied / "evaluation.json").write_text(content)
+        with pytest.raises(
+            RunError, match=r"evaluation\.json is damaged or of another version; evae evaluate .* writes it again$"
+        ):
+            report(copied)
+
+    def test_damaged_configuration(self, copied):
+        config = yaml.safe_load((copied / "config.yaml").read_text())
+        for model in (None, 3, {}, {"class_path": "evae.EVAE", "init_args": 3}):
+            (copied / "config.yaml").write_text(yaml.safe_dump(config | {"model": model}))
+            with pytest.raises(RunError, match=r"config\.yaml is not the resolved command of a run"):
+                report(copied)
+
+    def test_images_that_are_gone(self, copied, tmp_path):
+        config = yaml.safe_load((copied / "config.yaml").read_text())
+        (copied / "config.yaml").write_text(yaml.safe_dump(config | {"data": str(tmp_path / "gone.npz")}))
+        with pytest.raises(DataError, match=f"the images {copied} was trained on: ") as raised:
+            report(copied)
+        assert "--data names others" not in str(raised.value)  # there is no such option here
+
+    def test_output_that_cannot_be_written(self, run, tmp_path, undrawn):
+        (tmp_path / "file").touch()
+        with pytest.raises(RunError, match="could not be written"):
+            report(run, tmp_path / "file" / "x.html")
+
+    def test_seed_and_device(self, run):
+        with pytest.raises(ConfigError, match="63 bits"):
+            report(run, seed=-1)
+        with pytest.raises(ConfigError, match="--device meta cannot be used"):
+            report(run, device="meta")
+
+
+class Identity(nn.Module):
+    """A model of one weight whose images are its codes."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.code = nn.Parameter(code)
+
+    def encode(self, images):
+        return self.code.expand(len(images), -1)
+
+    def decode(self, codes):
+        return codes[:, None, None]
+
+
+class TestExploration:
+    def test_survey_is_the_model_image_by_image(self, run, blobs):
+        model, holdout = load_model(run), open_store(blobs, 16).holdout
+        found = survey(model, holdout)
+        images = to_float(holdout.images[:])
+        rebuilt = model.reconstruct(images)
+        assert torch.allclose(found.errors, (rebuilt - images).double().square().flatten(1).mean(1), atol=1e-9)
+        assert torch.allclose(found.codes, model.encode(images).detach(), atol=1e-6)
+        assert torch.allclose(found.mean_image, images.mean(0), atol=1e-6)
+        assert found.spreads.shape == (16 * 3,)
+        assert not found.on_sphere
+
+    def test_best_median_and_worst(self):
+        chosen = by_error(torch.arange(101.0).flip(0), 3)
+        assert {name: rows.tolist() for name, rows in chosen.items()} == {
+            "best": [100, 99, 98],
+            "median": [51, 50, 49],
+            "worst": [0, 1, 2],
+        }
+        assert all(len(rows) == 2 for rows in by_error(torch.rand(2), 8).values())
+
+    def test_great_circles_are_on_the_sphere_and_at_one_speed(self):
+        start, end = nn.functional.normalize(torch.randn(2, 50, 5, dtype=torch.float64), dim=-1)
+        way = torch.stack([great_circle(start, end, t) for t in torch.linspace(0, 1, 7).tolist()])
+        assert torch.allclose(way.norm(dim=-1), torch.ones(7, 50, dtype=torch.float64))
+        assert torch.allclose(way[0], start)
+        assert torch.allclose(way[-1], end)
+        angles = (way[1:] * way[:-1]).sum(-1).acos()
+        assert torch.allclose(angles, (start * end).sum(-1).acos() / 6)
+        assert torch.allclose(great_circle(start, start, 0.3), start)
+
+    def test_interpolations_are_straight_elsewhere(self):
+        starts, ends = torch.zeros(2, 3), torch.tensor([[2.0, 4.0, 6.0], [1.0, 0.0, 0.0]])
+        images = interpolations(Identity(torch.zeros(3)), starts, ends, 5, on_sphere=False)
+        assert images.shape == (2, 5, 1, 1, 3)
+        assert images[0, :, 0, 0, 1].tolist() == [0, 1, 2, 3, 4]
+
+    def test_traversals_take_the_most_active_latents_through_their_quantiles(self):
+        codes = torch.randn(1001, 4) * torch.tensor([1.0, 3.0, 0.1, 2.0])
+        around = torch.tensor([5.0, 6.0, 7.0, 8.0])
+        found = Survey(codes, torch.zeros(1001), torch.zeros(1, 2, 2), None, None)
+        first, second = traversals(Identity(around), found, 2, 3)
+        assert (first.latent, second.latent) == (1, 3)
+        low, high = np.quantile(codes[:, 1].numpy(), (0.05, 0.95))
+        assert (first.low, first.high) == pytest.approx((low, high))
+        assert first.activity == pytest.approx(codes[:, 1].var(correction=0).item())
+        assert first.images[:, 0, 0, 1].tolist() == pytest.approx([low, (low + high) / 2, high], abs=1e-5)
+        assert first.images[:, 0, 0, [0, 2, 3]].tolist() == [[5, 7, 8]] * 3
+
+    def test_traversals_stay_on_the_sphere(self):
+        codes, around = nn.functional.normalize(torch.randn(2, 500, 4), dim=-1)
+        found = Survey(codes, torch.zeros(500), torch.zeros(1, 2, 2), None, None)
+        assert found.on_sphere
+        for t in traversals(Identity(around[0]), found, 4, 5):
+            assert torch.allclose(t.images.norm(dim=-1), torch.ones(5, 1, 1))
+            assert torch.allclose(t.images[:, 0, 0, t.latent], torch.linspace(t.low, t.high, 5))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_in_a_browser(copied, tmp_path, width):
+    said, laid_out = browse(report(evaluated(copied)), tmp_path, width)
+    assert said == []
+    assert laid_out["page"] <= laid_out["window"] <= width
+    assert len(laid_out["images"]) == 20
+    for loaded, pixels, shown in laid_out["images"]:
+        assert loaded
+        assert pixels > 0
+        assert 80 < shown <= width
