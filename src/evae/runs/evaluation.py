@@ -1,34 +1,210 @@
-"""What runs left to be read again: their evaluation, their losses, their images. What is missing is none's fault."""
+"""The record of an evaluation: evaluation.json, and the values of each image in evaluation.safetensors beside it."""
 
 import json
 import math
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from evae.errors import RunError
+from evae.files import write_atomically
 from evae.runs.folder import RunFolder
 
+VERSION = 2
 RESULTS = "evaluation.json"
 
-Numbers = dict[str, tuple[float, float | None]]
+Better = Literal["lower", "higher", "reference"]
 
 
-def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """A run's evaluation; None where it has none.
+@dataclass(frozen=True)
+class Number:
+    """A measured number.
+
+    Attributes:
+        name: as shown and as in the file.
+        value: NaN where it is not finite.
+        error: standard error; None where there is none.
+        better: lower, higher, or closer to ``reference``; None where no direction is better.
+        reference: the value to be close to.
+    """
+
+    name: str
+    value: float
+    error: float | None = None
+    better: Better | None = None
+    reference: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + ("" if self.error is None else f" ± {self.error:.1g}")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Numbers that were measured together.
+
+    Attributes:
+        name: "reconstructions", "latents", "likelihood", "distances", "probes", or a user's own.
+        key: digest of all it depends on: weights, images, transform, seed, version and options.
+        numbers: in the order in which they are shown.
+        settings: what it was measured with; numbers of two runs are comparable where these are equal. A key
+            "samples: count" concerns the numbers whose names begin with "samples: ".
+        details: what is no number, such as the rate of each latent dimension.
+    """
+
+    name: str
+    key: str
+    numbers: tuple[Number, ...]
+    settings: dict[str, str | int | float | bool] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was measured of a run on some images.
+
+    Attributes:
+        model: name of the family.
+        data, images, transform: the data as the user named them, their fingerprint, and their crop and size.
+        split, count: which of the images, and how many.
+        latents, repeats, seed: how posteriors were sampled.
+        sections: by name.
+        values: (count,) values by metric.
+    """
+
+    model: str
+    data: str
+    split: str
+    count: int
+    images: str
+    transform: dict[str, int | None]
+    latents: str
+    repeats: int
+    seed: int
+    sections: dict[str, Section]
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def numbers(self) -> list[Number]:
+        """The numbers of all sections, in order."""
+        return [number for section in self.sections.values() for number in section.numbers]
+
+    def number(self, name: str) -> Number | None:
+        """The number of a name; None where it was not measured."""
+        return next((number for number in self.numbers if number.name == name), None)
+
+    def per_image(self, name: str) -> NDArray[np.float64] | None:
+        """The values (count,) whose mean is the number of a name, in the order of the images; None: there are none."""
+        return self.values.get(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in evaluation.json. Numbers that are not finite become None."""
+        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sections", "values")}
+        own = self.sections["reconstructions"].numbers if "reconstructions" in self.sections else ()
+        means = {
+            "metrics": {number.name: number.value for number in own},
+            "standard_errors": {number.name: number.error for number in own},
+        }
+        sections = {name: asdict(section) for name, section in self.sections.items()}
+        for section in sections.values():
+            del section["name"]
+        plain: dict[str, Any] = _plain({"version": VERSION, **about, **means, "sections": sections})
+        return plain
+
+    @classmethod
+    def from_dict(cls, result: dict[str, Any]) -> "Evaluation":
+        """What ``to_dict`` returned.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is damaged, or of another version.
+        """
+        if result["version"] != VERSION:
+            raise ValueError(f"version {result['version']} of an evaluation, not {VERSION}")
+        sections = {name: _section(name, **section) for name, section in result["sections"].items()}
+        kinds: dict[str, Any] = {
+            f.name: get_origin(f.type) or f.type for f in fields(cls) if f.name not in ("sections", "values")
+        }
+        if wrong := [name for name, kind in kinds.items() if not isinstance(result[name], kind)]:
+            raise TypeError(f"{', '.join(wrong)} of an evaluation have another type")
+        return cls(**{name: result[name] for name in kinds}, sections=sections)
+
+
+def _section(name: str, key: str, numbers: Any, settings: dict[str, Any], details: dict[str, Any]) -> Section:
+    return Section(name, str(key), tuple(_number(**number) for number in numbers), dict(settings), dict(details))
+
+
+def _number(name: str, value: float | None, error: float | None, better: Any, reference: float | None) -> Number:
+    if better not in (None, *get_args(Better)):
+        raise ValueError(f"better is {better}")
+    error, reference = (None if x is None else float(x) for x in (error, reference))
+    return Number(str(name), math.nan if value is None else float(value), error, better, reference)
+
+
+def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
+    """A run's evaluation, with the values of each image where the file beside it belongs to it; None: there is none.
 
     Raises:
-        RunError: it is damaged, or not as this version writes it.
+        RunError: it is damaged, or another version of evae wrote it.
     """
+    path = run.path / name
     try:
-        result = json.loads((folder / RESULTS).read_text())
-        numbers(result), distance_settings(result), spread_quantiles(result), rates(result)
+        result = json.loads(path.read_text())
+        evaluation = Evaluation.from_dict(result)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{folder / RESULTS} is damaged or of another version; evae evaluate {folder} writes it again"
-        ) from error
-    return dict(result)
+        data = "" if name == RESULTS else " --data DATA"
+        raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
+    evaluation.values.update(_values(path.with_suffix(".safetensors"), result.get("per_image")))
+    return evaluation
+
+
+def _values(path: Path, digest: Any) -> dict[str, NDArray[np.float64]]:
+    """The tensors of a file of that digest; none where it is another, or damaged."""
+    try:
+        content = path.read_bytes()
+        return dict(load(content)) if _digest(content) == digest else {}
+    except (OSError, SafetensorError):
+        return {}
+
+
+def write_evaluation(
+    run: RunFolder, evaluation: Evaluation, per_image: dict[str, NDArray[np.float64]], name: str = RESULTS
+) -> Path:
+    """Write the values of each image, then the evaluation with their digest; the path of the latter.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    path = run.path / name
+    content = save({metric: np.asarray(values, np.float64) for metric, values in per_image.items()})
+    write_atomically(path.with_suffix(".safetensors"), content)
+    result = evaluation.to_dict() | {"per_image": _digest(content)}
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists for tuples, None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Version 1 of the record, until its readers have moved to the one above ---------------------------------------
+
+Numbers = dict[str, tuple[float, float | None]]
 
 
 def numbers(result: dict[str, Any]) -> Numbers:
