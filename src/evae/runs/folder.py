@@ -161,18 +161,20 @@ class RunFolder:
         if taken and not overwrite:
             raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
 
-    def create(self, config: dict[str, Any], overwrite: bool) -> None:
-        """Start a new run in the folder, which exists and is ``locked``: remove the old one, write config.yaml.
+    def claim(self, config: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """Make the folder, which exists and is ``locked``, that of a run with this config: new, or to be continued.
 
         Raises:
-            RunError: the folder is not free, see ``check_free``; or it cannot be written.
+            RunError: the folder is not free, or the run in it was started with other settings; or it cannot be written.
         """
-        self.check_free(overwrite)
-        if self.is_run:
-            for pattern in _OURS:
-                for path in self.path.glob(pattern):
+        if resume and self.is_run:
+            self.check_resumable(config)
+        else:
+            self.check_free(overwrite)
+            if self.is_run:
+                for path in (path for pattern in _OURS for path in self.path.glob(pattern)):
                     remove(path)
-        self.write_config(config)
+        write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -193,10 +195,6 @@ class RunFolder:
             raise RunError(f"another evae train is writing to {self}") from error
         with lock:
             yield
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.yaml."""
-        write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
 
     def check_resumable(self, config: dict[str, Any]) -> None:
         """Raise RunError, naming what differs, unless the run can be resumed with ``config``.

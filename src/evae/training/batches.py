@@ -7,11 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evae.data import Images, ImageSet
+from evae.data import Images
+
+_ROWS = 4096  # copied to a GPU at a time
 
 
-class Feed:
-    """Batches of one split in the order of the seed; with several processes, each has its rows of the same batches.
+class BatchLoader:
+    """Batches of one split in the order of the seed; with several ranks, each has its rows of the same batches.
 
     On a GPU the images are copied there once if they take at most half of its free memory. Otherwise, and where images
     are streamed, the next batch is read while the device works on this one. On a CPU a batch is read when asked for.
@@ -19,9 +21,9 @@ class Feed:
     Args:
         images: the split.
         device: where batches are wanted.
-        batch_size: over all processes.
+        batch_size: over all ranks.
         seed: of the order.
-        rank, world_size: which of how many processes this is.
+        rank, world_size: which of how many ranks this is.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Feed:
         self._resident = _resident(images, device)
         self._order: tuple[int, Tensor] | None = None
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
-        ahead = self._resident is None and (device.type == "cuda" or self.is_streamed)
+        ahead = self._resident is None and (device.type == "cuda" or not getattr(images, "is_local", True))
         self._reader = ThreadPoolExecutor(1) if ahead else None
 
     def __call__(self, epoch: int, step: int) -> Tensor:
@@ -47,20 +49,17 @@ class Feed:
             batch = self._read(epoch, step)
         return batch.to(self.device, non_blocking=True).float().div_(255)
 
-    @property
-    def is_streamed(self) -> bool:
-        """Whether a batch may not come, as the images are elsewhere."""
-        return not isinstance(self.images, ImageSet)
-
     def close(self) -> None:
-        """Wait for nothing that is still to be read."""
+        """Cancel pending reads."""
         if self._reader is not None:
             self._reader.shutdown(wait=False, cancel_futures=True)
-        self.images.rest()
+        getattr(self.images, "cancel_prefetch", getattr(self.images, "rest", None))()
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Of the images of one step, over all processes."""
-        return self.images.batch_indices(self.seed, epoch, step, self.batch_size)
+        """Indices of the images of one step, over all ranks."""
+        return getattr(self.images, "indices", getattr(self.images, "batch_indices", None))(
+            self.seed, epoch, step, self.batch_size
+        )
 
     def _resident_order(self, epoch: int) -> Tensor:
         """An epoch's indices (steps, batch) on the device, sent there once."""
@@ -77,15 +76,20 @@ class Feed:
         return batch
 
     def _read(self, epoch: int, step: int) -> Tensor:
-        """As bytes, in memory that a GPU can copy from by itself."""
-        self.images.prepare(self.seed, epoch, step, self.batch_size)
+        """As bytes, on CUDA in pinned memory, from which the GPU copies asynchronously."""
+        getattr(self.images, "prefetch", getattr(self.images, "prepare", None))(self.seed, epoch, step, self.batch_size)
         batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
 def _resident(images: Images, device: torch.device) -> Tensor | None:
-    """All images on a GPU, as bytes, if they are here and fit."""
-    if device.type != "cuda" or not isinstance(images, ImageSet):
+    """All images on a GPU, as bytes, if they are local and fit."""
+    if device.type != "cuda" or not getattr(images, "is_local", True):
         return None
-    fits = images.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
-    return torch.from_numpy(np.array(images.images)).to(device) if fits else None
+    if np.prod(images.shape, dtype=np.int64) > torch.cuda.mem_get_info(device)[0] // 2:
+        return None
+    resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), _ROWS):
+        rows = slice(start, start + _ROWS)
+        resident[rows] = torch.from_numpy(images.read(rows)).to(device)
+    return resident

@@ -3,56 +3,61 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch.distributions import Distribution
 
 from evae.console import warn
-from evae.errors import ConfigError, check_choice, first_line
+from evae.errors import ConfigError, first_line
+from evae.training.settings import Compile, Compute, Precision
 from evae.training.sharding import fsdp
 
-Accelerator = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["32-true", "tf32", "bf16-mixed", "64-true"]
-Strategy = Literal["auto", "ddp", "fsdp"]
-Compile = Literal["auto", "on", "off"]
 
-
-def open_fabric(
-    accelerator: Accelerator, devices: int, num_nodes: int, strategy: Strategy, precision: Precision
-) -> Fabric:
+def open_fabric(compute: Compute) -> Fabric:
     """The engine, its processes not yet started.
 
     Raises:
         ConfigError: there is no such device, or it cannot do what is asked for.
     """
-    if devices < 1 or num_nodes < 1:
-        raise ConfigError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
-    _check_started(devices * num_nodes, num_nodes)
-    check_choice("precision", precision, get_args(Precision))
-    check_choice("strategy", strategy, get_args(Strategy))
-    if strategy == "fsdp" and devices * num_nodes == 1:
-        raise ConfigError("--strategy fsdp is for several devices; see --devices")
-    if strategy == "fsdp" and precision == "64-true":
-        raise ConfigError("--strategy fsdp is not for --precision 64-true")
+    _check_started(compute.processes, compute.num_nodes)
     try:
         fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=fsdp(devices * num_nodes) if strategy == "fsdp" else strategy,
-            precision="32-true" if precision == "tf32" else precision,
+            accelerator=compute.accelerator,
+            devices=compute.devices,
+            num_nodes=compute.num_nodes,
+            strategy=fsdp(compute.processes) if compute.strategy == "fsdp" else compute.strategy,
+            precision="32-true" if compute.precision == "tf32" else compute.precision,
         )
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from error
-    if fabric.device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    elif precision == "tf32":
-        raise ConfigError(f"--precision tf32 is for CUDA devices, not for {fabric.device.type}")
-    if precision == "bf16-mixed" and fabric.device.type == "cpu" and not _has_bf16():
+        raise ConfigError(f"--accelerator {compute.accelerator} --devices {compute.devices}: {error}") from error
+    device = fabric.device.type
+    if device != "cuda" and compute.precision == "tf32":
+        raise ConfigError(f"--precision tf32 is for CUDA devices, not for {device}")
+    if device != "cuda" and compute.sync_batchnorm and compute.processes > 1:
+        raise ConfigError(f"--sync-batchnorm is for CUDA devices, not for several processes on {device}")
+    if device == "cpu" and compute.precision == "bf16-mixed" and not _has_bf16():
         warn("this processor has no bf16 instructions: bf16-mixed is many times slower than 32-true here")
     return fabric
+
+
+@contextmanager
+def arithmetic(precision: Precision) -> Iterator[None]:
+    """TF32 on or off, as ``precision`` says; torch's global settings are put back afterwards.
+
+    (torch.compile turns off the validation of distributions; that is put back, too.)
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    validates = Distribution._validate_args
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+        Distribution.set_default_validate_args(validates)
 
 
 def _has_bf16() -> bool:
@@ -65,38 +70,27 @@ def _has_bf16() -> bool:
 def _check_started(wanted: int, num_nodes: int) -> None:
     """Raise ConfigError where torchrun or srun has started another number of processes: each would train alone.
 
-    Or where nothing tells several machines of each other: each would wait for the others for ever.
+    Or where nothing connects several nodes: each would wait for the others.
     """
     name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"
     is_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     if name == "SLURM_NTASKS" and not is_slurm:
         if num_nodes > 1 and "MASTER_ADDR" not in os.environ:
-            raise ConfigError(f"--num_nodes {num_nodes}: start it on each machine with torchrun, or with srun")
+            raise ConfigError(f"--num-nodes {num_nodes}: start it on each machine with torchrun, or with srun")
         return
     started = os.environ.get(name, "1")
     if started != str(wanted):
-        raise ConfigError(f"{started} processes were started ({name}); --devices times --num_nodes is {wanted}")
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes; known before the others are started, from what started this one."""
-    ranks = [os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")]
-    return all(rank == "0" for rank in ranks)
+        raise ConfigError(f"{started} processes were started ({name}); --devices times --num-nodes is {wanted}")
 
 
 def compiles(choice: Compile, device: torch.device) -> bool:
-    """Whether to compile: by default on CUDA, where starting each kernel by itself is what limits small networks.
-
-    Raises:
-        ConfigError: it is none of the choices.
-    """
-    check_choice("compile", choice, get_args(Compile))
+    """Whether to compile; auto: on CUDA, where launching kernels one by one is what limits small networks."""
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
 @contextmanager
-def hints(batch_size: int) -> Iterator[None]:
-    """Say which option to change where memory runs out or the model cannot be compiled."""
+def explain_memory_errors(batch_size: int) -> Iterator[None]:
+    """Name the option to change where memory runs out or the model cannot be compiled."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -107,6 +101,6 @@ def hints(batch_size: int) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise ConfigError(
-            f"out of memory with batches of {batch_size} images: lower --batch_size, --image_size or what makes the "
+            f"out of memory with batches of {batch_size} images: lower --batch-size, --image-size or what makes the "
             "network large (--model.latent_dim, ...); what was saved is kept"
         ) from error

@@ -1,4 +1,4 @@
-"""The loggers people use, as functions that take a line of metrics.jsonl and the step."""
+"""Experiment loggers, as functions that take a line of metrics.jsonl and the step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evae.console import warn
-from evae.errors import ConfigError, check_choice, first_line
+from evae.errors import ConfigError, first_line
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Log = Callable[[dict[str, float], int], object]
 
 
+def no_log(line: dict[str, float], step: int) -> None:
+    """Log nothing."""
+
+
 def check_logger(name: LoggerName) -> None:
-    """Raise ConfigError unless there is a logger of this name and it is installed."""
-    check_choice("logger", name, _OPENERS)
+    """Raise ConfigError unless the logger of this name is installed."""
     try:
         import_module(name)
     except ModuleNotFoundError as error:
@@ -24,20 +27,20 @@ def check_logger(name: LoggerName) -> None:
 
 
 def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
-    """The logger of a run, to be entered when training begins; each keeps its usual environment variables."""
+    """The logger of a run, a context manager; each reads its usual environment variables."""
     if name is None:
-        return nullcontext(lambda line, step: None)
-    return _forgiving(name, _OPENERS[name](out, config))
+        return nullcontext(no_log)
+    return _tolerant(name, _OPENERS[name](out, config))
 
 
 @contextmanager
-def _forgiving(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
-    """Whatever a logger raises stops a run that begins, with one sentence, and never one that is under way."""
+def _tolerant(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
+    """Errors of a logger stop a run at its start, with one sentence, and never later."""
     with ExitStack() as stack:
         try:
             log = stack.enter_context(logger)
         except Exception as error:
-            raise ConfigError(f"--logger {name} does not start: {first_line(error)}") from error
+            raise ConfigError(f"--logger {name} failed to start: {first_line(error)}") from error
         failed = False
 
         def tried(line: dict[str, float], step: int) -> None:
@@ -46,14 +49,14 @@ def _forgiving(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
                 log(line, step)
             except Exception as error:
                 if not failed:
-                    warn(f"{name} does not take what is logged ({first_line(error)}); metrics.jsonl has all of it")
+                    warn(f"logging to {name} failed ({first_line(error)}); all metrics are in metrics.jsonl")
                 failed = True
 
         yield tried
 
 
 def _identity(out: Path) -> str:
-    """The same for every part of a run, so that a resumed one goes on where it was."""
+    """The same id for every part of a run, so that a resumed one continues its log."""
     return blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Reasons to stop before the end: a signal, or the time that was given is over."""
+"""Reasons to stop early: a signal, or the end of the time that was given."""
 
 import signal
 import threading
@@ -10,31 +10,36 @@ from typing import Any
 from evae.console import console
 from evae.errors import EvaeError
 
-# SIGUSR1 is what SLURM's --signal sends ahead of a job's end.
+# SIGUSR1 is what SLURM's --signal sends before a job ends.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 TIME_LIMIT = 1000  # beside the numbers of signals
 TRY_AGAIN = 75  # sysexits.h's EX_TEMPFAIL: "the user is invited to retry"
 
 
 class StoppedError(EvaeError):
-    """A signal came where no step was being taken: while images were decoded, say."""
+    """A signal came outside of the training loop: while images were decoded, say."""
 
     exit_code = TRY_AGAIN
 
     def __init__(self, signum: int) -> None:
         super().__init__(
-            f"stopped by {described(signum)} while no step was being taken; with --resume auto the same command goes on"
+            f"received {described(signum)} outside the training loop; rerun the command with --resume auto"
         )
 
 
-class Stops:
-    """What has come up, as a number that processes can compare: 0, a signal's, or TIME_LIMIT."""
+class StopRequest:
+    """The reason to stop, as a number that processes can compare: 0 for none, a signal's, or TIME_LIMIT.
 
-    def __init__(self, minutes: float | None) -> None:
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    Args:
+        deadline: time.monotonic() at which the time is over.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self.deadline = deadline
         self.received = 0
 
-    def __call__(self) -> int:
+    @property
+    def reason(self) -> int:
         """The reason there is to stop now; 0 where there is none."""
         late = self.deadline is not None and time.monotonic() > self.deadline
         return self.received or (TIME_LIMIT if late else 0)
@@ -51,8 +56,8 @@ def exit_code(reason: int) -> int:
 
 
 @contextmanager
-def ending_stops() -> Iterator[None]:
-    """Have SIGTERM and SIGUSR1 end what is going on as Ctrl-C does, so that nothing half done is left behind.
+def signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, so that temporary files are cleaned up.
 
     Raises:
         StoppedError: one came.
@@ -73,27 +78,29 @@ def ending_stops() -> Iterator[None]:
 
 
 @contextmanager
-def noted_stops(minutes: float | None) -> Iterator[Stops]:
-    """Collect signals instead of dying of them; a second one has its usual effect."""
-    stops = Stops(minutes)
+def deferred_signals(deadline: float | None = None) -> Iterator[StopRequest]:
+    """Collect signals instead of ending at once; a second one has its usual effect."""
+    stop = StopRequest(deadline)
 
     def note(signum: int, before: Any) -> None:
-        stops.received = signum
+        stop.received = signum
         signal.signal(signum, before)
-        console.print("stopping after this step; once more to stop at once")
+        console.print("finishing this step and saving; press Ctrl-C again to abort now")
 
     with _handled(_SIGNALS, note):
-        yield stops
+        yield stop
 
 
 @contextmanager
 def _handled(signals: list[signal.Signals], handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let ``handle`` have signals, each with the handler it had before, which then gets it back.
+    """Give signals to ``handle``, each with its handler from before, which is put back afterwards.
 
-    Does nothing outside of the main thread, which alone gets signals.
+    Does nothing outside the main thread, which alone receives signals, nor for handlers that were not installed from
+    Python: they could not be put back.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals} if is_main else {}
+    handlers = {signum: signal.getsignal(signum) for signum in signals} if is_main else {}
+    before: dict[int, Any] = {signum: handler for signum, handler in handlers.items() if handler is not None}
     for number in before:
         signal.signal(number, lambda signum, frame: handle(signum, before[signum]))
     try:
