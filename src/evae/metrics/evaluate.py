@@ -1,43 +1,48 @@
-"""A run and hold-out images to numbers: evaluation.json and a table."""
+"""evae evaluate: measure a run on hold-out images, write its evaluation and print a table."""
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from evae import checks
+from evae.console import console
 from evae.data import ImageOptions, Store
-from evae.data.store import OnBadImage
-from evae.errors import ConfigError
-from evae.files import write_atomically
+from evae.errors import DataError, RunError
 from evae.metrics.features import load_extractor
-from evae.metrics.fid import score
-from evae.metrics.latents import describe_latents
-from evae.metrics.likelihood import bound_likelihood
-from evae.metrics.probes import probe
-from evae.metrics.reconstructions import measure
+from evae.metrics.fid import DISTANCES
+from evae.metrics.latents import LATENTS
+from evae.metrics.likelihood import LIKELIHOOD
+from evae.metrics.probes import PROBES
+from evae.metrics.reconstructions import RECONSTRUCTIONS
+from evae.metrics.sections import Context, Options
 from evae.models.vae import CONFIG, WEIGHTS, Latents
 from evae.numerics import resolve_device
 from evae.runs import RunFolder
-from evae.runs.evaluation import RESULTS, flat_metrics
-from evae.runs.images import images_for
+from evae.runs.checkpoints import trained_images
+from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
+from evae.runs.images import images_for, own_images
+from evae.settings import flat
+
+MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, DISTANCES, PROBES)
 
 
+@flat
 def evaluate(
     run_folder: Path,
     data: str | None = None,
+    images: ImageOptions = ImageOptions(),  # noqa: B008
     latents: Latents = "sample",
-    image_size: int | None = None,
-    crop: int | None = None,
-    on_bad_image: OnBadImage = "skip",
     seed: int = 0,
     repeats: int = 1,
     likelihood: int | None = None,
@@ -45,34 +50,33 @@ def evaluate(
     features_weights: Path | None = None,
     samples: int | None = None,
     probes: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     show: bool = True,
 ) -> dict[str, Any]:
-    """Measure a run on the whole hold-out split; write evaluation.json and print a table.
+    """Measure a run on its hold-out images; write evaluation.json and print a table.
 
-    What was measured before, with the same weights, images and options, is not measured again, and stays in the file.
+    Sections whose weights, images and options have not changed are read from the file, not computed again.
 
     Args:
         run_folder: the folder of a trained run.
-        data: images to evaluate on instead of the run's own; as in evae train.
+        data: evaluate on these images instead of the run's own, as in evae train; the results go to a file of their
+            own, evaluation-DATA.json.
+        images: how other images are cropped and resized; default: to the model's size.
         latents: decode samples of each posterior, as in the paper, or its mean.
-        image_size: resize other images to this; default: their own, which must be the model's.
-        crop: side of the centre crop of other images.
-        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
-        seed: of the samples.
-        repeats: posterior samples for each image, over which its metrics are averaged.
-        likelihood: also bound ln p(x) by importance weighting with so many posterior samples an image.
-        features: also Fréchet and kernel distances of reconstructions and of samples to the hold-out images, and what
-            samples cover, by features of inception (FID, KID), efficientnet-lite0, or your own module:callable.
-        features_weights: file with Inception's weights (pt_inception-2015-12-05-6726825d.pth); default: downloaded.
-        samples: images to draw for the distances; default: as many as there are hold-out images.
-        probes: also tell classes from codes, for data with labels.
-        device: where to compute, e.g. cpu or cuda.
+        seed: random seed of all samples.
+        repeats: posterior samples per image, over which its metrics are averaged.
+        likelihood: estimate an importance-weighted lower bound on log p(x) with this many posterior samples per image.
+        features: compute FID/KID-type distances and precision/recall/density/coverage with features from: inception,
+            efficientnet-lite0 or module:callable.
+        features_weights: file of Inception weights (pt_inception-2015-12-05-6726825d.pth); default: download them.
+        samples: number of generated images for these distances; default: the number of hold-out images.
+        probes: linear and k-NN probes of the latent codes (labelled data only).
+        device: device to compute on, e.g. cpu or cuda; auto: CUDA or MPS where there is one.
         show: print the table.
 
     Returns:
-        What evaluation.json holds: model, data, split, count, latents, metrics with their standard_errors, and what
-        else was asked for. bce and the divergence are nats per image.
+        What evaluation.json holds: model, data, split, count, latents, metrics of the reconstructions with their
+        standard_errors, and all sections. bce and the divergence are nats per image.
 
     Raises:
         RunError: the folder is no run, or its weights are damaged.
@@ -80,89 +84,65 @@ def evaluate(
         ConfigError: a setting cannot work.
     """
     for name, value in {"repeats": repeats, "samples": samples, "likelihood": likelihood}.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
-    folder = Path(run_folder)
-    model = RunFolder(folder).model().to(resolve_device(device))
-    extractor = load_extractor(features, features_weights, resolve_device(device)) if features else None
-    store = images_for(RunFolder(folder), model, data, ImageOptions(image_size, crop, on_bad_image))
-    sections = _Sections(folder, store, checks.seed(seed))
-    options: dict[str, Any] = {"latents": latents, "repeats": repeats}
-    metrics, errors = sections.take("metrics", options, lambda: measure(model, store.holdout, latents, repeats))
-    result = {
-        "model": type(model).__name__,
-        "data": store.source,
-        "split": "holdout",
-        "count": len(store.holdout),
-        "images": store.fingerprint,
-        "transform": store.transform,
-        "latents": latents,
-        "repeats": repeats,
-        "seed": seed,
-        "metrics": metrics,
-        "standard_errors": errors,
-    }
-    sections.take("latents_report", {}, lambda: describe_latents(model, store.holdout))
-    if likelihood is not None:
-        sections.take("likelihood", {"samples": likelihood}, lambda: bound_likelihood(model, store.holdout, likelihood))
-    if extractor is not None:
-        count = samples or len(store.holdout)
-        options = {"features": extractor.identity, "samples": count, "latents": latents}
-        own = extractor.is_own  # which may do something else by now
-        sections.take("distances", options, lambda: score(model, store, extractor, latents, count, seed), fresh=own)
-    if probes:
-        sections.take("probes", {}, lambda: probe(model, store, seed))
-    result |= sections.to_keep()
-    write_atomically(folder / RESULTS, json.dumps(result, indent=2) + "\n")
+        if value is not None:
+            checks.whole_number(name, value)
+    checks.one_of("latents", latents, get_args(Latents))
+    run, where = RunFolder(run_folder), resolve_device(device)
+    model = run.model().to(where)
+    extractor = load_extractor(features, features_weights, where) if features else None
+    store = images_for(run, model, data, images)
+    options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes)
+    name = RESULTS if data is None or _is_own(run, store) else _file_of(run, store)
+    sections, values = _measure(run, Context(model, store, checks.seed(seed)), options, _earlier(run, name))
+    evaluation = Evaluation(
+        model=type(model).__name__,
+        data=store.source,
+        split="holdout",
+        count=len(store.holdout),
+        images=store.fingerprint,
+        transform=store.transform,
+        latents=latents,
+        repeats=repeats,
+        seed=seed,
+        sections=sections,
+    )
+    path = write_evaluation(run, evaluation, values, name)
     if show:
-        Console().print(results_table({str(folder): result}))
+        Console().print(results_table({str(run): evaluation}))
+        console.print(f"evaluation in {path}", soft_wrap=True)
+    result: dict[str, Any] = json.loads(path.read_text())
     return result
 
 
-class _Sections:
-    """Parts of evaluation.json, each with a key of all that it depends on."""
+def _measure(
+    run: RunFolder, context: Context, options: Options, earlier: Evaluation | None
+) -> tuple[dict[str, Section], dict[str, NDArray[np.float64]]]:
+    """All sections, and their values per image: taken from an earlier evaluation where their keys agree.
 
-    def __init__(self, folder: Path, store: Store, seed: int) -> None:
-        weights = [(folder / name).read_bytes() for name in (CONFIG, WEIGHTS)]
-        depends_on = store.fingerprint, store.transform, seed, version("evae")
-        self._basis = _digest(*weights, repr(depends_on).encode())
-        self._seed = seed
-        self._before = _read(folder / RESULTS)
-        self._taken: dict[str, Any] = {}
-        self._keys: dict[str, str] = {}
-
-    def take(self, name: str, options: dict[str, Any], compute: Callable[[], Any], fresh: bool = False) -> Any:
-        """The section as it was computed before, or computed now, always if ``fresh``, from the seed."""
-        self._keys[name] = f"{self._basis}-{_digest(json.dumps(options, sort_keys=True).encode())}"
-        known = not fresh and self._before.get("keys", {}).get(name) == self._keys[name]
-        if known and name == "metrics":
-            self._taken[name] = self._before["metrics"], self._before["standard_errors"]
-        elif known:
-            self._taken[name] = self._before[name]
-        else:
-            torch.manual_seed(self._seed)
-            self._taken[name] = compute()
-        return self._taken[name]
-
-    def to_keep(self) -> dict[str, Any]:
-        """The sections taken, and those from before of the same weights and images; and their keys."""
-        before = {
-            name: key
-            for name, key in self._before.get("keys", {}).items()
-            if name not in self._keys and key.startswith(self._basis) and name in self._before
-        }
-        kept = {name: self._before[name] for name in before}
-        taken = {name: section for name, section in self._taken.items() if name != "metrics"}
-        return {**kept, **taken, "keys": before | self._keys}
+    A section that is not asked for stays as it was measured of the same weights and images, with whatever options.
+    """
+    basis = _basis(run, context)
+    sections: dict[str, Section] = {}
+    values: dict[str, NDArray[np.float64]] = {}
+    for measurement in MEASUREMENTS:
+        depends_on = measurement.depends_on(options)
+        key = f"{basis}-{_digest(json.dumps(depends_on, sort_keys=True).encode())}"
+        known = earlier.sections.get(measurement.name) if earlier else None
+        if earlier and known and (known.key == key or (depends_on is None and known.key.startswith(basis))):
+            sections[known.name] = known
+            values |= {n.name: earlier.values[n.name] for n in known.numbers if n.name in earlier.values}
+        elif depends_on is not None:
+            now = measurement(context, options)
+            sections[measurement.name] = Section(measurement.name, key, tuple(now.numbers), now.settings, now.details)
+            values |= {metric: of_images.double().cpu().numpy() for metric, of_images in now.per_image.items()}
+    return sections, values
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """An earlier evaluation; nothing where there is none, or a damaged one."""
-    try:
-        result = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) and isinstance(result.get("keys"), dict) else {}
+def _basis(run: RunFolder, context: Context) -> str:
+    """Digest of what all sections depend on: weights, images, transform, seed and version."""
+    store = context.store
+    depends_on = repr((store.fingerprint, store.transform, context.seed, version("evae")))
+    return _digest(*((run.path / name).read_bytes() for name in (CONFIG, WEIGHTS)), depends_on.encode())
 
 
 def _digest(*contents: bytes) -> str:
@@ -172,18 +152,48 @@ def _digest(*contents: bytes) -> str:
     return digest.hexdigest()
 
 
-def results_table(results: dict[str, dict[str, Any]]) -> Table:
-    """Runs side by side: a row for each metric with its standard error, a column for each run."""
-    first = next(iter(results.values()))
+def _earlier(run: RunFolder, name: str) -> Evaluation | None:
+    """An earlier evaluation; None where it is missing, damaged, of another version or without its values per image."""
+    try:
+        earlier = read_evaluation(run, name)
+    except RunError:
+        return None
+    return earlier if earlier and earlier.values else None
+
+
+def _is_own(run: RunFolder, store: Store) -> bool:
+    """Whether these are the images that the run was trained on, cropped and resized in the same way."""
+    if trained_images(run) not in (None, store.fingerprint):
+        return False
+    try:
+        own = own_images(run)
+    except DataError:
+        return False
+    return (own.fingerprint, own.transform) == (store.fingerprint, store.transform)
+
+
+def _file_of(run: RunFolder, store: Store) -> str:
+    """The file for other data, by their name; also by their fingerprint where other data of that name have the file."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(store.source).stem)[:60].strip("-.") or "data"
+    earlier = _earlier(run, f"evaluation-{stem}.json")
+    if earlier and earlier.images != store.fingerprint:
+        stem += f"-{store.fingerprint[:8]}"
+    return f"evaluation-{stem}.json"
+
+
+def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """A row for each number with its standard error, a column for each run."""
+    runs = list(evaluations.values())
+    about = [runs[0].data, f"{runs[0].count} hold-out images", f"latents: {runs[0].latents}"]
+    features = {str(run.sections["distances"].settings.get("features")) for run in runs if "distances" in run.sections}
+    columns = [{number.name: str(number) for number in run.numbers} for run in runs]
     table = Table()
-    about = [first["data"], f"{first['count']} hold-out images", f"latents: {first['latents']}"]
-    features = {r["distances"]["samples"]["features"] for r in results.values() if "distances" in r}
-    table.add_column(escape("\n".join([*about, *(f"features: {name}" for name in sorted(features))])))
-    columns = [flat_metrics(result) for result in results.values()]
-    for name, result in results.items():
-        table.add_column(escape(f"{result['model']}\n{name}"), justify="right")
+    table.add_column(Text("\n".join([*about, *(f"features: {name}" for name in sorted(features))])), overflow="fold")
+    for (name, run), column in zip(evaluations.items(), columns, strict=True):
+        width = max(map(len, column.values()), default=1)  # numbers stay on one line
+        table.add_column(Text(f"{run.model}\n{name}"), justify="right", overflow="fold", min_width=width)
     for metric in dict.fromkeys(metric for column in columns for metric in column):
-        table.add_row(metric, *(shown(*column[metric]) if metric in column else "" for column in columns))
+        table.add_row(Text(metric), *(column.get(metric, "") for column in columns))
     return table
 
 

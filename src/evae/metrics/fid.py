@@ -1,9 +1,10 @@
-"""Reconstructions and samples against hold-out images, by features. Never mixed up: each has its own entry."""
+"""Distances of reconstructions, and of samples, to the hold-out images by features: two sets, not comparable."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -24,18 +25,16 @@ from evae.metrics.distances import (
     nearest_distance,
 )
 from evae.metrics.features import Extractor
+from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
-from evae.models.vae import Latents
+from evae.runs.evaluation import Number
 from evae.runs.images import BATCH, batches
 
-_MOST_NEAREST = 1_000  # images whose nearest training image is looked for
+_MAX_NEAREST = 1_000  # images whose nearest training image is looked for
 _NEIGHBOURS = 5
 
 
-@torch.no_grad()
-def score(
-    model: VAE, store: Store, extractor: Extractor, latents: Latents, samples: int, seed: int
-) -> dict[str, dict[str, Any]]:
+def _measure(context: Context, options: Options) -> Measured:
     """Distances of reconstructions (the paper's protocol) and of samples of the prior to the hold-out images.
 
     Images are rounded to 8 bits before features are taken. With Inception's the Fréchet distance is called fid and the
@@ -44,35 +43,54 @@ def score(
     Raises:
         DataError: the features are not finite.
     """
-    holdout = store.holdout
-    real = _real_features(store, extractor)
+    model, seed, extractor = context.model, context.seed, options.extractor
+    assert extractor is not None  # as _depends_on says
+    real = _real_features(context.store, extractor)
     rebuilt, drawn = FeatureSet(seed), FeatureSet(seed)
-    for batch in batches(holdout, model.device, "features of reconstructions"):
-        rebuilt.add(extractor(to_bytes(model.reconstruct(batch, latents))))
+    for _, q in context.batches("features of reconstructions"):
+        codes = model.centre(q) if options.latents == "mean" else q.sample()
+        rebuilt.add(extractor(to_bytes(model.decode(codes))))
     pictures, seen = [], 0
-    for images in _drawn(model, samples):
+    for images in _drawn(model, options.samples):
         drawn.add(extractor(to_bytes(images)))
-        pictures.append(images.cpu()[: max(0, _MOST_NEAREST - seen)])
+        pictures.append(images.cpu()[: max(0, _MAX_NEAREST - seen)])
         seen += len(images)
     _warn_of_few(min(real.count, drawn.count), real.kept.shape[1], extractor)
-    about = {"features": extractor.name, "resize": extractor.resize, "split": "holdout", "real_count": real.count}
-    names = ("fid", "kid") if extractor.is_fid else ("frechet_distance", "kernel_distance")
-    reconstructions = {**about, "count": rebuilt.count, **_distances(rebuilt, real, names, seed)}
-    of_samples = {**about, "count": drawn.count, **_distances(drawn, real, names, seed)}
+    numbers = [
+        *_distances("reconstructions", rebuilt, real, extractor, seed),
+        *_distances("samples", drawn, real, extractor, seed),
+    ]
     if min(len(real.kept), len(drawn.kept)) > _NEIGHBOURS:
-        of_samples |= coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
-    return {"reconstructions": reconstructions, "samples": of_samples | _memorised(torch.cat(pictures), store)}
-
-
-def _distances(features: FeatureSet, real: FeatureSet, names: tuple[str, str], seed: int) -> dict[str, float]:
-    frechet, kernel = names
-    distance, error = kernel_distance(features.kept, real.kept, seed)
-    return {
-        frechet: frechet_distance(features.mean, features.covariance, real.mean, real.covariance),
-        f"{frechet}_error": frechet_spread(features.kept, real.kept, seed),
-        kernel: distance,
-        f"{kernel}_error": error,
+        covered = coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
+        numbers += [Number(f"samples: {name}", value, better="higher") for name, value in covered.items()]
+    settings: dict[str, str | int | float | bool] = {
+        "features": extractor.name,
+        "resize": extractor.resize,
+        "real_count": real.count,
+        "reconstructions: latents": options.latents,
+        "reconstructions: count": rebuilt.count,
+        "samples: count": drawn.count,
     }
+    return Measured([*numbers, *_memorised(torch.cat(pictures), context.store)], settings)
+
+
+def _depends_on(options: Options) -> dict[str, Any] | None:
+    if options.extractor is None:
+        return None
+    own = uuid4().hex if options.extractor.is_own else ""  # code that may have changed is never measured already
+    return {"features": options.extractor.identity + own, "samples": options.samples, "latents": options.latents}
+
+
+DISTANCES = Measurement("distances", _measure, _depends_on)
+
+
+def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Extractor, seed: int) -> list[Number]:
+    frechet, kernel = ("fid", "kid") if extractor.is_fid else ("frechet_distance", "kernel_distance")
+    distance = frechet_distance(features.mean, features.covariance, real.mean, real.covariance)
+    return [
+        Number(f"{kind}: {frechet}", distance, frechet_spread(features.kept, real.kept, seed), "lower"),
+        Number(f"{kind}: {kernel}", *kernel_distance(features.kept, real.kept, seed), "lower"),
+    ]
 
 
 def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
@@ -84,7 +102,7 @@ def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
 
 
 def _drawn(model: VAE, count: int) -> Iterator[Tensor]:
-    """So many images decoded from draws of the prior, in batches."""
+    """``count`` images decoded from draws of the prior, in batches."""
     with progress() as bar:
         task = bar.add_task("features of samples", total=count)
         for start in range(0, count, BATCH):
@@ -94,7 +112,7 @@ def _drawn(model: VAE, count: int) -> Iterator[Tensor]:
 
 
 def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
-    """Features of the hold-out images, kept in the cache by content of images and weights (not of one's own code)."""
+    """Features of the hold-out images, cached by the content of images and weights; not those of the user's code."""
     depends_on = f"{store.fingerprint} {store.transform} {extractor.identity}"
     key = blake2b(depends_on.encode(), digest_size=12).hexdigest()
     path = cache_folder() / f"features-{key}.safetensors"
@@ -110,14 +128,14 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
     return features
 
 
-def _memorised(samples: Tensor, store: Store) -> dict[str, Any]:
-    """How near samples come to training images, beside how near hold-out images do: root mean square over pixels."""
-    holdout = to_float(store.holdout.images[:_MOST_NEAREST], torch.device("cpu"))
+def _memorised(samples: Tensor, store: Store) -> list[Number]:
+    """Distance of samples and of hold-out images to the nearest training image: root mean square over pixels."""
+    holdout = to_float(store.holdout.read(slice(0, _MAX_NEAREST)), torch.device("cpu"))
     nearest = _nearest(torch.cat([samples, holdout]), store.train)
-    return {
-        "nearest_training_distance": nearest[: len(samples)].mean().item(),
-        "nearest_training_distance_of_holdout": nearest[len(samples) :].mean().item(),
-    }
+    return [
+        mean_of("samples: nearest_training_distance", nearest[: len(samples)]),
+        mean_of("samples: nearest_training_distance_of_holdout", nearest[len(samples) :]),
+    ]
 
 
 def _nearest(images: Tensor, train: Images) -> Tensor:

@@ -1,13 +1,14 @@
-"""Metrics of reconstructions: functions that give one number an image, and their means as a torchmetrics Metric."""
+"""Metrics of reconstructions: functions from batches of images to one value per image, and lists of them."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 
-SSIM_WINDOW = 11  # pixels
+from evae.runs.evaluation import Better
+
+_SSIM_WINDOW = 11  # pixels
 
 
 def sharpness(images: Tensor) -> Tensor:
@@ -38,13 +39,21 @@ def mean_squared_error(reconstructions: Tensor, images: Tensor) -> Tensor:
     return (reconstructions - images).square().flatten(1).mean(1, dtype=torch.float64)
 
 
-def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor:
+def peak_signal_to_noise(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """PSNR of each image, -10 log10 of its mean squared error, in dB, shape (N,)."""
+    return -10 * mean_squared_error(reconstructions, images).log10()
+
+
+def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor | None:
     """SSIM of each image, mean over pixels and channels, range 1, shape (N,) (Wang et al. 2004).
 
-    With their Gaussian windows of 11 pixels and standard deviation 1.5, images being mirrored at their edges. The
-    values are torchmetrics', whose two-dimensional convolutions would take nearly as long as the networks.
+    With their Gaussian windows of 11 pixels and standard deviation 1.5, and images mirrored at their edges; None for
+    images smaller than a window. Separable windows as matrices: the two-dimensional convolutions of torchmetrics,
+    which give the same values, take nearly as long as the networks.
     """
     x, y = reconstructions, images
+    if min(x.shape[2:]) < _SSIM_WINDOW:
+        return None
     rows, columns = (_gaussian_windows(size, x) for size in x.shape[2:])
     across = torch.stack([x, y, x * x, y * y, x * y]) @ columns.T
     mean_x, mean_y, square_x, square_y, product = across.transpose(-1, -2) @ rows.T  # transposed, all of them
@@ -58,51 +67,27 @@ def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor:
 
 def _gaussian_windows(size: int, like: Tensor) -> Tensor:
     """The weights of a window around every place, with what is beyond the edges mirrored; (size, size)."""
-    offsets = torch.arange(SSIM_WINDOW, device=like.device) - SSIM_WINDOW // 2
+    offsets = torch.arange(_SSIM_WINDOW, device=like.device) - _SSIM_WINDOW // 2
     weights = (-offsets.to(like.dtype).square() / (2 * 1.5**2)).exp()
     index = (torch.arange(size, device=like.device)[:, None] + offsets).abs()
     index = torch.minimum(index, 2 * (size - 1) - index)
     return like.new_zeros(size, size).scatter_add_(1, index, (weights / weights.sum()).expand(size, -1))
 
 
-class PerImageMean(Metric):
-    """Mean over all images of a function that gives one number an image, summed in double precision.
-
-    Args:
-        per_image: batches (N, ...) to values (N,); None: the values themselves are given.
-    """
-
-    full_state_update = False
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-
-    def __init__(self, per_image: Callable[..., Tensor] | None = None) -> None:
-        super().__init__()
-        self.per_image = per_image
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, *batch: Tensor) -> None:
-        """Add a batch."""
-        values = (self.per_image(*batch) if self.per_image else batch[0]).double()
-        self.total += values.sum()
-        self.squares += values.square().sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        """The mean so far."""
-        return self.total / self.count
-
-    def standard_error(self) -> Tensor:
-        """Of the mean, over images; NaN for one image."""
-        variance = (self.squares - self.total.square() / self.count) / (self.count - 1)
-        return (variance.clamp(min=0) / self.count).sqrt()
+# Of reconstructions and originals (N, C, H, W), both in [0, 1] and on the CPU, to values (N,); None where the images do
+# not allow it. A new metric is a function and a line here.
+METRICS: list[tuple[str, Better, Callable[[Tensor, Tensor], Tensor | None]]] = [
+    ("bce", "lower", binary_cross_entropy),
+    ("mse", "lower", mean_squared_error),
+    ("psnr", "higher", peak_signal_to_noise),
+    ("ssim", "higher", structural_similarity),
+]
+# Of images alone: reconstructions are the better, the closer they are to the originals' mean.
+STATISTICS: list[tuple[str, Callable[[Tensor], Tensor]]] = [("sharpness", sharpness)]
 
 
-class Sharpness(PerImageMean):
-    """Mean of ``sharpness`` over images. Higher is sharper.
+class Sharpness:
+    """Mean of ``sharpness`` over batches of images, in double precision.
 
     Example:
         >>> metric = Sharpness()
@@ -111,7 +96,14 @@ class Sharpness(PerImageMean):
         tensor(0., dtype=torch.float64)
     """
 
-    higher_is_better = True
-
     def __init__(self) -> None:
-        super().__init__(sharpness)
+        self._total, self._count = torch.zeros((), dtype=torch.float64), 0
+
+    def update(self, images: Tensor) -> None:
+        """Add images (N, C, H, W)."""
+        self._total += sharpness(images).sum().cpu()
+        self._count += len(images)
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self._total / self._count

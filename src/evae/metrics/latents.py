@@ -1,54 +1,51 @@
-"""What a model does with its latents: which of them it uses, how wide posteriors are, how far they leave the prior."""
+"""The use of the latents: active units, rates, the posteriors' spread, and their fraction outside of the prior."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from evae.data import ImageSet
 from evae.distributions import KernelPosterior, PowerSpherical, SphericalPosterior, VonMisesFisher
 from evae.metrics.likelihood import share_outside
-from evae.models import VAE
-from evae.runs.images import batches
+from evae.metrics.sections import Context, Measured, Measurement, Options
+from evae.runs.evaluation import Number
 
 _ACTIVE = 0.01
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-@torch.no_grad()
-def describe_latents(model: VAE, images: ImageSet) -> dict[str, Any]:
-    """Active units, rate per dimension, quantiles of the posterior's spread, and the share of it outside the prior.
+def _measure(context: Context, _: Options) -> Measured:
+    """Active units, rate per dimension, quantiles of the posterior's spread, and its fraction outside the prior.
 
-    A unit is active where the variance over images of the posterior's centre is above 0.01 of the prior's variance
+    A unit is active where the variance over images of the posterior's code is above 0.01 of the prior's variance
     (Burda, Grosse and Salakhutdinov 2016, whose prior has variance 1). ``rate_per_dimension`` is the mean of the KL or
     the penalty of each latent, where the divergence is a sum over latents; ``spread`` names what the quantiles are of.
     """
-    device = model.device
-    centres, rates, spreads, outside = [], [], [], []
-    name = None
-    for batch in batches(images, device, "latents"):
-        q = model.posterior(batch)
-        centres.append(model.centre(q).cpu())
+    model = context.model
+    codes, rates, spreads, outside = [], [], [], []
+    for images, q in context.batches("latents"):
+        codes.append(model.centre(q).cpu())
         if (rate := model.objective.per_dimension(model, q)) is not None:
             rates.append(rate.cpu().double())
-        name, spread = posterior_spread(q)
+        spread_name, spread = posterior_spread(q)
         if spread is not None:
             spreads.append(spread.cpu().flatten())
-        outside.append(share_outside(model, q, 10) * len(batch))
-    activity = torch.cat(centres).double().var(0)
-    described: dict[str, Any] = {
-        "active_units": int((activity > _ACTIVE * model.prior().variance.cpu()).sum()),
-        "latent_dim": activity.numel(),
-        "share_outside": sum(outside) / len(images),
-    }
+        outside.append(share_outside(model, q, 10) * len(images))
+    activity = torch.cat(codes).double().var(0)
+    active = int((activity > _ACTIVE * model.prior().variance.cpu()).sum())
+    details: dict[str, Any] = {"latent_dim": activity.numel()}
     if rates:
-        described["rate_per_dimension"] = torch.cat(rates).mean(0).tolist()
-    if spreads:
-        values = torch.cat(spreads).double().numpy()
-        quantiles = dict(zip(map(str, _QUANTILES), _numpy_quantiles(values), strict=True))
-        described |= {"spread": name, "spread_quantiles": quantiles}
-    return described
+        details["rate_per_dimension"] = torch.cat(rates).mean(0).tolist()
+    if spreads:  # by numpy: torch.quantile takes 16 million numbers at most
+        quantiles = np.quantile(torch.cat(spreads).double().numpy(), _QUANTILES).tolist()
+        details |= {"spread": spread_name, "spread_quantiles": dict(zip(map(str, _QUANTILES), quantiles, strict=True))}
+    numbers = [Number("active_units", active), Number("share_outside", sum(outside) / len(context.store.holdout))]
+    return Measured(numbers, details=details)
+
+
+LATENTS = Measurement("latents", _measure)
 
 
 def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
@@ -61,9 +58,3 @@ def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
     if isinstance(base, VonMisesFisher | PowerSpherical):
         return "concentration", base.concentration
     return None, None
-
-
-def _numpy_quantiles(values: Any) -> list[float]:
-    import numpy as np  # torch.quantile takes 16 million numbers at most
-
-    return np.quantile(values, _QUANTILES).tolist()

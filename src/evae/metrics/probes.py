@@ -1,5 +1,6 @@
-"""What latent codes are good for: classes told from them, and from raw pixels and as many principal components."""
+"""Linear and nearest-neighbour probes: classes from latent codes, from pixels and from their principal components."""
 
+import math
 import warnings
 from typing import Any
 
@@ -8,60 +9,62 @@ import torch
 from numpy.typing import NDArray
 
 from evae.console import warn
-from evae.data import Images, Store, to_float
+from evae.data import Images, to_float
+from evae.metrics.sections import Context, Measured, Measurement, Options
 from evae.models import VAE
+from evae.runs.evaluation import Number
 from evae.runs.images import BATCH
 
-_MOST = 10_000  # images to learn from, and images to test on
+_MAX_IMAGES = 10_000  # to fit probes to, and to test them on
 
 
-@torch.no_grad()
-def probe(model: VAE, store: Store, seed: int = 0) -> dict[str, Any]:
-    """Accuracy on hold-out images of a linear probe and of 5 nearest neighbours, learnt from training images.
+def _measure(context: Context, _: Options) -> Measured:
+    """Accuracy on hold-out images of a linear probe and of 5 nearest neighbours, fitted to training images.
 
-    Each is given the posterior's centres, the raw pixels, and the pixels' first d principal components; the linear
+    Each is given the posteriors' codes, the raw pixels, and the pixels' first d principal components; the linear
     probe is scikit-learn's logistic regression on standardised inputs. At most 10,000 images of each split are used,
-    drawn at random. Nothing is returned for data without labels, and a warning says so.
+    drawn at random. Data without labels have no numbers, and a warning says so.
     """
     from sklearn.decomposition import PCA
 
+    model, store, seed = context.model, context.store, context.seed
     train, test = (_labelled(images, seed) for images in (store.train, store.holdout))
     if min(len(train), len(test)) == 0 or len(np.unique(store.train.labels[train])) < 2:
         warn(f"no probes: {store.source} has no labels of two classes in both splits")
-        return {}
-    (codes, pixels, labels), (test_codes, test_pixels, test_labels) = (
-        _codes_and_pixels(model, images, rows) for images, rows in ((store.train, train), (store.holdout, test))
-    )
+        return Measured()
+    codes, pixels, labels = _training_data(model, store.train, train)
+    holdout = [(model.centre(q).cpu(), images.cpu().flatten(1)) for images, q in context.batches("probes")]
+    test_codes, test_pixels = (torch.cat(parts).numpy()[test] for parts in zip(*holdout, strict=True))
     components = PCA(min(codes.shape[1], *pixels.shape), random_state=seed).fit(pixels)
     inputs = {
-        "latents": (codes, test_codes),
+        "latents": (codes, test_codes.astype(np.float64)),
         "pixels": (pixels, test_pixels),
         "pca": (components.transform(pixels), components.transform(test_pixels)),
     }
-    results: dict[str, Any] = {
-        "train_count": len(codes),
-        "count": len(test_codes),
-        "linear": {},
-        "nearest_neighbours": {},
-    }
-    for name, (x, y) in inputs.items():
-        results["linear"][name], results["nearest_neighbours"][name] = _accuracies(x, labels, y, test_labels)
-    return results
+    accuracies = {name: _accuracies(x, labels, y, store.holdout.labels[test]) for name, (x, y) in inputs.items()}
+    numbers = [
+        Number(f"{kind} accuracy, {name}", of_kind, math.sqrt(of_kind * (1 - of_kind) / len(test)), "higher")
+        for i, kind in enumerate(("linear", "nearest_neighbours"))
+        for name, of_kind in ((name, both[i]) for name, both in accuracies.items())
+    ]
+    return Measured(numbers, settings={"train_count": len(codes), "count": len(test)})
+
+
+PROBES = Measurement("probes", _measure, lambda options: {} if options.probes else None)
 
 
 def _labelled(images: Images, seed: int) -> NDArray[np.int64]:
     """Indices of at most 10,000 images with labels, in order."""
     known = np.flatnonzero(np.asarray(images.labels) >= 0)
-    chosen = np.random.default_rng(seed).permutation(known)[:_MOST]
+    chosen = np.random.default_rng(seed).permutation(known)[:_MAX_IMAGES]
     return np.sort(chosen)
 
 
-def _codes_and_pixels(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any, NDArray[np.int64]]:
+def _training_data(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any, NDArray[np.int64]]:
     """Codes, pixels and labels of those that can be read."""
-    device = model.device
     codes, pixels = [], []
     for start in range(0, len(rows), BATCH):
-        batch = to_float(images.read(rows[start : start + BATCH]), device)
+        batch = to_float(images.read(rows[start : start + BATCH]), model.device)
         codes.append(model.encode(batch).cpu())
         pixels.append(batch.flatten(1).cpu())
     good = ~np.isin(rows, list(images.bad))

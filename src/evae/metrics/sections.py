@@ -1,0 +1,89 @@
+"""What every measurement is given and returns: options, the model's pass over the hold-out images, and numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from evae.data import Store
+from evae.metrics.features import Extractor
+from evae.models import VAE
+from evae.models.vae import Latents
+from evae.numerics import seeded
+from evae.runs.evaluation import Better, Number
+from evae.runs.images import batches
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        latents, repeats: samples of each posterior, and how many; or its code.
+        likelihood: posterior samples per image for the bound on ln p(x); None: no bound.
+        extractor: of the features for distances; None: no distances.
+        samples: images to draw for the distances.
+        probes: whether to fit probes.
+    """
+
+    latents: Latents = "sample"
+    repeats: int = 1
+    likelihood: int | None = None
+    extractor: Extractor | None = None
+    samples: int = 0
+    probes: bool = False
+
+
+class Context:
+    """A model in evaluation mode and a store, whose hold-out images are encoded once for all measurements."""
+
+    def __init__(self, model: VAE, store: Store, seed: int = 0) -> None:
+        self.model, self.store, self.seed = model, store, seed
+        self._posteriors: list[Distribution] = []
+
+    def batches(self, title: str) -> Iterator[tuple[Tensor, Distribution]]:
+        """Hold-out images (N, C, H, W) in order, with their posteriors q(z|x), and a progress bar of that title."""
+        for i, images in enumerate(batches(self.store.holdout, self.model.device, title)):
+            if i == len(self._posteriors):
+                self._posteriors.append(self.model.posterior(images))
+            yield images, self._posteriors[i]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement returns; see ``Section``. ``per_image`` has (count,) values by the number's name."""
+
+    numbers: Sequence[Number] = ()
+    settings: dict[str, str | int | float | bool] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A section of an evaluation.
+
+    Attributes:
+        name: of the section.
+        measure: computes it.
+        depends_on: the options that it depends on, as JSON has them; None where it was not asked for.
+    """
+
+    name: str
+    measure: Callable[[Context, Options], Measured]
+    depends_on: Callable[[Options], dict[str, Any] | None] = lambda options: {}
+
+    def __call__(self, context: Context, options: Options) -> Measured:
+        """Measure from the context's seed, whatever was measured before; without gradients."""
+        with torch.no_grad(), seeded(context.seed):
+            return self.measure(context, options)
+
+
+def mean_of(name: str, values: Tensor, better: Better | None = None, reference: float | None = None) -> Number:
+    """The mean of values (N,) and its standard error, in double precision; one value has no standard error."""
+    x = values.double()
+    error = x.std().item() / len(x) ** 0.5 if len(x) > 1 else None
+    return Number(name, x.mean().item(), error, better, reference)
