@@ -1,12 +1,15 @@
-"""Pictures of images and curves; knows neither models nor runs."""
+"""Grids of images; knows neither models nor runs."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from evae.files import write_atomically
 
 _GAP = 2  # pixels between images of a grid
 
@@ -41,7 +44,11 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
-    """Named rows of images (N, C, H, W), one under the other, as a PNG: originals above reconstructions, say."""
+    """Named rows of images (N, C, H, W), one below the other, as a PNG: originals above reconstructions, say.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     from matplotlib.figure import Figure
 
     count = max(map(len, rows.values()))
@@ -53,21 +60,6 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         axis.set_xticks([], [])
         axis.set_yticks([], [])
         axis.spines[:].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-
-
-def save_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str, path: Path) -> None:
-    """Panels side by side, each with its named curves of (x, y) points, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
-    for axis, (title, panel) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for name, points in panel.items():
-            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
-        axis.set_title(title)
-        axis.set_xlabel(xlabel)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    write_atomically(path, file.getvalue())

@@ -1,6 +1,7 @@
-"""Runs to pages and charts."""
+"""Pages, tables and charts of runs."""
 
 from evae.report.comparison import compare
 from evae.report.run_page import report
+from evae.report.training_figures import draw_training
 
-__all__ = ["compare", "report"]
+__all__ = ["compare", "draw_training", "report"]

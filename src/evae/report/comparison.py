@@ -1,10 +1,11 @@
-"""Runs side by side: a table in four formats, and a page with reconstructions, losses and rates against distortions."""
+"""Comparison of runs: a table in four formats, and a page with reconstructions, losses, rates and distortions."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +20,63 @@ from evae import checks
 from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
-from evae.metrics.evaluate import shown
 from evae.numerics import resolve_device
 from evae.report import charts, pages
-from evae.report.charts import Curve, Point
+from evae.report.charts import Curve, Panel, Point
 from evae.report.exploration import originals
-from evae.report.pages import Html
-from evae.report.ranking import best, disagreement, incomparable
+from evae.report.pages import Figure
+from evae.report.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
 from evae.report.tables import Cell, Grid, latex, markdown
 from evae.runs import RunFolder
-from evae.runs.evaluation import (
-    Numbers,
-    epochs,
-    numbers,
-    points,
-    read_evaluation,
-)
+from evae.runs.evaluation import Evaluation, read_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images
-_MOST_COLUMNS = 7  # of a table on the page, beside the run's name
 _KL = ("kl", "monte_carlo_kl")
 _RATES = (*_KL, "penalty", "mmd")
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is compared of a run; ``fingerprint`` is that of its own images, ``size`` what they were brought to."""
+    """A run; ``shown_of`` is the fingerprint and the transform of its own images, of which ``real`` are some."""
 
     name: str
     model: str
-    pixels: str
-    result: dict[str, Any]
-    numbers: Numbers
+    likelihood: str
+    config: dict[str, Any]
+    evaluation: Evaluation
     epochs: list[dict[str, Any]]
-    fingerprint: str
-    size: str
+    shown_of: str
     real: Tensor
     rebuilt: Tensor
 
 
-def compare(run_folders: list[Path], out: Path | None = None, device: str = "cpu", seed: int = 0) -> Path:
-    """Compare evaluated runs: print a table, and write it with a page of figures into a folder.
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table: a run, or runs that differ in their seed alone."""
 
-    A number is marked as the best of its column where it is better than the second by more than 1.96 combined standard
-    errors, and all runs were evaluated on the same images in the same way.
+    name: str
+    runs: Sequence[_Run]
+
+    def result(self, metric: str) -> Result | None:
+        evaluations = [run.evaluation for run in self.runs]
+        numbers = [number for number in (e.number(metric) for e in evaluations) if number is not None]
+        images = [values for values in (e.per_image(metric) for e in evaluations) if values is not None]
+        return Result(numbers, np.mean(images, axis=0) if len(images) == len(self.runs) else None) if numbers else None
+
+
+def compare(run_folders: list[Path], out: Path | None = None, device: str = "auto", seed: int = 0) -> Path:
+    """Compare evaluated runs in a table, printed and written with a page of figures into a folder.
+
+    Runs that differ in their seed alone share a row: mean and standard deviation over seeds. A number is in bold where
+    it is better than those of all other rows: tested over seeds where two rows have several, else by paired differences
+    of the same images, else with standard errors; family-wise error rate 5 % (Holm).
 
     Args:
-        run_folders: the folders of two or more trained runs, each measured by evae evaluate.
+        run_folders: the folders of two or more trained runs, each evaluated by evae evaluate.
         out: folder for table.md, table.csv, table.tex and comparison.html; default: comparison.
-        device: where to compute, e.g. cpu or cuda.
-        seed: of the choice of images that are shown.
+        device: where to compute: auto, cpu, cuda, ...
+        seed: seed of the choice of images that are shown.
 
     Returns:
         The folder.
@@ -80,22 +87,31 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "cpu
         DataError: a run's images are not there any more.
     """
     folders = [Path(folder) for folder in run_folders]
-    results = dict(zip(_names(folders), map(_evaluation, folders), strict=True))
+    evaluations = dict(zip(_names(folders), map(_evaluation, folders), strict=True))
     checks.seed(seed)
     runs = [
-        _load(name, folder, result, device, seed)
-        for (name, result), folder in zip(results.items(), folders, strict=True)
+        _load(name, RunFolder(folder), evaluation, device, seed)
+        for (name, evaluation), folder in zip(evaluations.items(), folders, strict=True)
     ]
-    notes, grid = _ranked(runs)
+    rows = _rows(runs)
+    grid, notes = _table(rows)
+    page = pages.page(
+        "comparison",
+        title="Comparison of runs",
+        summary=_summary(runs),
+        grid=grid.transposed(),
+        notes=notes,
+        reconstructions=_reconstructions(runs),
+        charts=[*_losses(runs), *_rates(runs)],
+    )
     folder = Path("comparison") if out is None else Path(out)
-    write_atomically(folder / "table.md", markdown(grid))
-    write_atomically(folder / "table.csv", _csv(runs))
-    write_atomically(folder / "table.tex", latex(grid))
-    write_atomically(folder / "comparison.html", pages.page("Comparison of runs", _content(runs, notes, grid)))
-    Console().print(_upright(grid))
-    for note in notes:
+    write_atomically(folder / "table.md", markdown(grid, notes))
+    write_atomically(folder / "table.csv", _csv(rows))
+    write_atomically(folder / "table.tex", latex(grid, notes))
+    write_atomically(folder / "comparison.html", page)
+    _print(grid)
+    for note in [*notes, f"table.md, table.csv, table.tex and comparison.html in {folder}"]:
         console.print(note, soft_wrap=True)
-    console.print(f"table.md, table.csv, table.tex and comparison.html in {folder}", soft_wrap=True)
     return folder
 
 
@@ -114,185 +130,186 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [name.encode(errors="replace").decode() for name in names]  # not all names of folders are text
 
 
-def _evaluation(folder: Path) -> dict[str, Any]:
+def _evaluation(folder: Path) -> Evaluation:
     if not folder.is_dir():
         raise RunError(f"{folder} is no run folder: it does not exist")
-    result = read_evaluation(folder)
-    if result is None:
+    evaluation = read_evaluation(RunFolder(folder))
+    if evaluation is None:
         raise RunError(f"{folder} has not been evaluated; evae evaluate {folder} does that")
-    return result
+    return evaluation
 
 
-def _load(name: str, folder: Path, result: dict[str, Any], device: str, seed: int) -> _Run:
-    model = RunFolder(folder).model().to(resolve_device(device))
-    store = own_images(RunFolder(folder))
+def _load(name: str, run: RunFolder, evaluation: Evaluation, device: str, seed: int) -> _Run:
+    model = run.model().to(resolve_device(device))
+    store = own_images(run)
     rows = np.random.default_rng(seed).choice(len(store.holdout), min(_SHOWN, len(store.holdout)), replace=False)
     real = originals(model, store.holdout, torch.from_numpy(np.sort(rows)))
     return _Run(
         name=name,
         model=type(model).__name__,
-        pixels=type(model.pixels).__name__,
-        result=result,
-        numbers=numbers(result),
-        epochs=epochs(folder),
-        fingerprint=store.fingerprint,
-        size=_size(store.transform),
+        likelihood=type(model.pixels).__name__,
+        config=run.config(),
+        evaluation=evaluation,
+        epochs=run.epochs(),
+        shown_of=f"{store.fingerprint} {store.transform}",
         real=real.cpu(),
         rebuilt=model.reconstruct(real).cpu(),
     )
 
 
-def _size(transform: Mapping[str, int | None]) -> str:
-    crop = transform.get("crop")
-    return f"{transform['size']} pixels" + (f" of the middle {crop}" if crop else "")
+def _rows(runs: Sequence[_Run]) -> list[_Row]:
+    """Runs whose configurations and images are equal but for distinct seeds, together; others alone."""
+    groups: dict[str, list[_Run]] = {}
+    for run in runs:
+        config = {key: value for key, value in run.config.items() if key not in ("seed", "out")}
+        groups.setdefault(json.dumps([config, basis(run.evaluation)], sort_keys=True, default=str), []).append(run)
+    rows: list[_Row] = []
+    for group in groups.values():
+        if len(group) > 1 and len({run.config.get("seed") for run in group}) == len(group):
+            rows.append(_Row(_shared_name(group, {run.name for run in runs} | {row.name for row in rows}), group))
+        else:
+            rows += [_Row(run.name, [run]) for run in group]
+    return rows
+
+
+def _shared_name(runs: Sequence[_Run], taken: Collection[str]) -> str:
+    """What the names of runs have in common before their seeds; all names where that is nothing or taken."""
+    common = {re.sub(r"[\W_]*(seed|s)?[\W_]*\d*$", "", run.name) for run in runs}
+    return common.pop() if len(common) == 1 and not common & {"", *taken} else ", ".join(run.name for run in runs)
 
 
 # The table ---------------------------------------------------------------------------------------------------
 
 
-def _columns(runs: Sequence[_Run]) -> list[str]:
-    """Metrics of the reconstructions first, those that only some runs have too."""
-    metrics = [name for run in runs for name in run.result.get("metrics", {}) if name in run.numbers]
-    return list(dict.fromkeys([*metrics, *(column for run in runs for column in run.numbers)]))
+def _metrics(rows: Sequence[_Row]) -> list[str]:
+    """Of each section in turn, those that only some runs have too."""
+    evaluations = [run.evaluation for row in rows for run in row.runs]
+    sections = dict.fromkeys(name for e in evaluations for name in e.sections)
+    found = (e.sections[section] for section in sections for e in evaluations if section in e.sections)
+    return list(dict.fromkeys(number.name for section in found for number in section.numbers))
 
 
-def _ranked(runs: Sequence[_Run]) -> tuple[list[str], Grid]:
-    """The table with the best numbers marked, and sentences on what is not."""
-    results = {run.name: {**run.result, "size": run.size} for run in runs}
-    differently = disagreement(results)
-    reasons = {} if differently else incomparable(results, {run.name: run.pixels for run in runs})
-    rows = [[Cell(run.name), Cell(run.model)] for run in runs]
-    for column in _columns(runs):
-        ranked = not differently and not any(_belongs(column, start) for start in reasons)
-        winner = best(column, [run.numbers for run in runs]) if ranked else None
-        for i, run in enumerate(runs):
-            text = shown(*run.numbers[column]) if column in run.numbers else ""
-            rows[i].append(Cell(text, bold=i == winner))
-    notes = [differently] if differently else []
-    notes += [f"{start.rstrip(': ')} is not ranked: {reason}." for start, reason in reasons.items()]
-    return notes, Grid(["run", "model", *_columns(runs)], rows, words=2)
-
-
-def _belongs(column: str, start: str) -> bool:
-    """Whether a column is the one named, or one of those after "reconstructions: "."""
-    return column.startswith(start) if start.endswith(": ") else column == start
-
-
-def _parts(grid: Grid) -> list[Grid]:
-    """The table as narrower ones: columns of one kind, and not many of them."""
-    kinds = groupby(range(grid.words, len(grid.header)), key=lambda i: grid.header[i].rpartition(": ")[0])
-    columns = [part for _, kind in kinds for part in _evenly(list(kind))]
-    return [
-        Grid([grid.header[i] for i in (0, *part)], [[row[i] for i in (0, *part)] for row in grid.rows])
-        for part in columns
+def _table(rows: Sequence[_Row]) -> tuple[Grid, list[str]]:
+    """The table with the best numbers in bold, and the notes below it."""
+    runs = [run for row in rows for run in row.runs]
+    differently = disagreement({run.name: run.evaluation for run in runs})
+    reasons = incomparable([run.evaluation for run in runs], [run.likelihood for run in runs])
+    results = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
+    ranked = {} if differently else {metric: best(r) for metric, r in results.items() if metric not in reasons}
+    verdicts = {metric: verdict for metric, verdict in ranked.items() if verdict is not None}
+    winners = {metric: verdicts[metric].row for metric in significant(verdicts)}
+    seeds = len(rows) < len(runs)
+    header = ["run", "model", *(["seeds"] if seeds else []), *results]
+    cells = [
+        [Cell(row.name), Cell(row.runs[0].model), *([Cell(str(len(row.runs)))] if seeds else [])]
+        + [Cell(str(r[i] or ""), bold=winners.get(metric) == i) for metric, r in results.items()]
+        for i, row in enumerate(rows)
     ]
+    return Grid(header, cells, words=2), _notes(results, verdicts, differently, reasons, seeds)
 
 
-def _evenly(columns: list[int]) -> list[list[int]]:
-    parts = -(-len(columns) // _MOST_COLUMNS)
-    return [part.tolist() for part in np.array_split(columns, parts)]
+def _notes(
+    results: Mapping[str, Sequence[Result | None]],
+    verdicts: Mapping[str, Verdict],
+    differently: str | None,
+    reasons: Mapping[str, str],
+    seeds: bool,
+) -> list[str]:
+    spread = "±: standard error over images, not over repeated training."
+    if seeds:
+        spread = "±: standard deviation over seeds where a row has several, else standard error over images."
+    notes = [spread]
+    if differently:
+        return [*notes, differently]
+    tests: dict[str, list[str]] = {}
+    for metric, verdict in verdicts.items():
+        tests.setdefault(" and ".join(verdict.tests), []).append(metric)
+    if tests:
+        told = "; ".join(f"{test} ({', '.join(metrics)})" for test, metrics in tests.items())
+        notes.append(
+            f"Bold: better than each other row; two-sided {told}. Holm's correction over {len(verdicts)} metrics, "
+            f"family-wise error rate {LEVEL:.0%}."
+        )
+    close = [name for name, r in results.items() if any(x and x.numbers[0].better == "reference" for x in r)]
+    if close and not set(close) & reasons.keys():
+        notes.append(f"{', '.join(close)}: best is closest to the value of the original images.")
+    by_reason: dict[str, list[str]] = {}
+    for metric, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(metric)
+    return notes + [f"Not ranked: {', '.join(metrics)}; {reason}." for reason, metrics in by_reason.items()]
 
 
-def _upright(grid: Grid) -> Table:
-    """The table for a terminal, which has room for runs beside each other rather than for metrics."""
-    table = Table()
-    for i, row in enumerate(zip(*grid.rows, strict=True)):
-        if i == 0:
-            table.add_column("", overflow="fold")
-            for cell in row:
-                table.add_column(Text(cell.text), justify="right", overflow="fold")
-        else:
-            table.add_row(Text(grid.header[i]), *(Text(cell.text, "bold" if cell.bold else "") for cell in row))
-    return table
+def _print(grid: Grid) -> None:
+    """Metrics as rows; as many runs next to each other as the terminal is wide."""
+    terminal = Console()
+    for part in grid.transposed().split(terminal.width, header=16):
+        table = Table()
+        for i, text in enumerate(part.header):
+            table.add_column(Text(text), justify="right" if i else "left", overflow="fold")
+        for row in part.rows:
+            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
+        terminal.print(table)
 
 
-def _csv(runs: Sequence[_Run]) -> str:
-    """Unrounded, each number followed by its standard error."""
+def _csv(rows: Sequence[_Row]) -> str:
+    """A line for each run: unrounded numbers, each followed by its standard error."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = _columns(runs)
-    writer.writerow(["run", "model", *(name for column in columns for name in (column, f"{column} standard error"))])
-    for run in runs:
-        pairs = [run.numbers.get(column, (None, None)) for column in columns]
-        writer.writerow([run.name, run.model, *(number for pair in pairs for number in pair)])
+    metrics = _metrics(rows)
+    writer.writerow(["run", "row", "model", *(name for m in metrics for name in (m, f"{m} standard error"))])
+    for row in rows:
+        for run in row.runs:
+            numbers = [run.evaluation.number(metric) for metric in metrics]
+            pairs = [(n.value, n.error) if n else (None, None) for n in numbers]
+            writer.writerow([run.name, row.name, run.model, *(number for pair in pairs for number in pair)])
     return file.getvalue()
 
 
 # The page ----------------------------------------------------------------------------------------------------
 
 
-def _content(runs: Sequence[_Run], notes: Sequence[str], grid: Grid) -> list[Html]:
-    legend = (
-        "± is the standard error over images, not over repeated training. Bold: better than the second of its column "
-        "by more than 1.96 combined standard errors; other columns have no number in bold, because the best cannot be "
-        "told from the second or because they are no matter of better or worse."
-    )
+def _summary(runs: Sequence[_Run]) -> str:
     told = ", ".join(f"{run.name} ({run.model})" for run in runs)
+    sources = dict.fromkeys(f"{run.evaluation.count} images of {run.evaluation.data}" for run in runs)
+    return f"{told}: {len(runs)} runs, evaluated on {' and on '.join(sources)}."
+
+
+def _reconstructions(runs: Sequence[_Run]) -> list[list[Figure]]:
+    """Of runs on the same images, the originals and each run's reconstructions."""
+    by_images: dict[str, list[_Run]] = {}
+    for run in runs:
+        by_images.setdefault(run.shown_of, []).append(run)
     return [
-        pages.paragraph(f"{told}: {_evaluated_on(runs)}"),
-        pages.section(
-            "Measurements",
-            *map(pages.paragraph, notes),
-            *(pages.table(part, f"measurements: {', '.join(part.header[1:])}") for part in _parts(grid)),
-            pages.paragraph(legend),
-        ),
-        _reconstructions(runs),
-        pages.section("Training and rate", pages.charts(*_losses(runs), *_rates(runs)), *_about_charts(runs)),
+        [Figure(charts.images(same[0].real, 1), f"{len(same[0].real)} hold-out images", "originals")]
+        + [
+            Figure(charts.images(run.rebuilt, 1), f"reconstructions of the same images by {run.name}", run.name)
+            for run in same
+        ]
+        for same in by_images.values()
     ]
 
 
-def _evaluated_on(runs: Sequence[_Run]) -> str:
-    sources = dict.fromkeys(f"{run.result.get('count', '?')} images of {run.result.get('data', '?')}" for run in runs)
-    return f"{len(runs)} runs, evaluated on {' and on '.join(sources)}."
-
-
-def _reconstructions(runs: Sequence[_Run]) -> Html:
-    content = [pages.paragraph("Hold-out images, and what is decoded from the posterior's centre by each run.")]
-    by_images: dict[tuple[str, str], list[_Run]] = {}
-    for run in runs:
-        by_images.setdefault((run.fingerprint, run.size), []).append(run)
-    for same in by_images.values():
-        figures = [pages.figure(charts.images(same[0].real, 1), f"{len(same[0].real)} hold-out images", "originals")]
-        figures += [
-            pages.figure(charts.images(run.rebuilt, 1), f"reconstructions of the same images by {run.name}", run.name)
-            for run in same
-        ]
-        content.append(pages.columns(figures, "reconstructions"))
-    return pages.section("Reconstructions", *content)
-
-
-def _losses(runs: Sequence[_Run]) -> list[Html]:
+def _losses(runs: Sequence[_Run]) -> list[Figure]:
     curves = []
     for i, run in enumerate(runs):
-        curves.append(Curve(run.name, points(run.epochs, "holdout_loss"), colour=i))
-        curves.append(Curve("", points(run.epochs, "loss"), colour=i, dashed=True))
+        curves.append(Curve(run.name, charts.points(run.epochs, "holdout_loss"), colour=i))
+        curves.append(Curve("", charts.points(run.epochs, "loss"), colour=i, dashed=True))
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return []
-    picture = charts.curves(curves, "loss", "epoch", "")
-    return [pages.figure(picture, f"loss by epoch of {', '.join(run.name for run in runs)}")]
+    return [Figure(charts.curves(Panel(curves, "loss")), f"loss by epoch of {', '.join(run.name for run in runs)}")]
 
 
-def _rates(runs: Sequence[_Run]) -> list[Html]:
+def _rates(runs: Sequence[_Run]) -> list[Figure]:
     placed = []
     for run in runs:
-        rate = next((name for name in _RATES if name in run.numbers), None)
-        if rate is not None and "reconstruction" in run.numbers:
-            x, y = run.numbers[rate][0], run.numbers["reconstruction"][0]
-            placed.append(Point(run.name, x, y, triangular=rate not in _KL))
+        numbers = {number.name: number.value for number in run.evaluation.numbers}
+        rate = next((name for name in _RATES if name in numbers), None)
+        if rate is not None and "reconstruction" in numbers:
+            placed.append(Point(run.name, numbers[rate], numbers["reconstruction"], triangular=rate not in _KL))
     if not placed:
         return []
     kinds = ("KL, in nats", "penalty or MMD: not a KL")
     picture = charts.plane(placed, "rate", "reconstruction, nats per image", kinds)
     told = "; ".join(f"{p.name}: rate {p.x:.4g}, reconstruction {p.y:.4g}" for p in placed)
-    return [pages.figure(picture, f"rate and distortion of each run: {told}")]
-
-
-def _about_charts(runs: Sequence[_Run]) -> list[Html]:
-    return [
-        pages.paragraph(
-            "Losses: solid on hold-out images, dashed in training; those of different objectives are different "
-            "quantities. Rate and distortion: a KL is the rate of a code for the latents; a penalty or an MMD is none, "
-            "and its place along the axis says nothing beside a KL's."
-        )
-    ]
+    return [Figure(picture, f"rate and distortion of each run: {told}")]

@@ -1,4 +1,4 @@
-"""What a model makes of hold-out images and of places in its latent space, as images to look at."""
+"""Codes and errors of hold-out images, and images decoded from interpolations and traversals of the latent space."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evae.data import ImageSet, to_float
+from evae.distributions import HypersphericalUniform
 from evae.metrics.image import mean_squared_error
 from evae.metrics.latents import posterior_spread
 from evae.models import VAE
@@ -20,13 +21,14 @@ _RANGE = (0.05, 0.95)  # quantiles of a latent's codes between which it is trave
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over images leaves.
+    """Results of one pass over N images.
 
     Attributes:
-        codes: the posterior's centre of each image, (N, d).
+        codes: the code of each image, (N, d).
         errors: squared error of each image decoded from it, mean over pixels, (N,).
         mean_image: the mean of all images, (C, H, W).
-        spread_name, spreads: what says how wide the posteriors are, and all its values; None where nothing does.
+        spread_name, spreads: name and values of the posteriors' spread, as of ``posterior_spread``; None for none.
+        on_sphere: whether codes are points of the unit sphere.
     """
 
     codes: Tensor
@@ -34,11 +36,7 @@ class Survey:
     mean_image: Tensor
     spread_name: str | None
     spreads: NDArray[np.floating] | None
-
-    @property
-    def on_sphere(self) -> bool:
-        """Whether codes are points of the unit sphere."""
-        return bool(((self.codes.norm(dim=1) - 1).abs() < 1e-4).all())
+    on_sphere: bool = False
 
 
 class Traversal(NamedTuple):
@@ -56,21 +54,22 @@ def survey(model: VAE, images: ImageSet) -> Survey:
     """Encode all images and decode them again."""
     codes, errors, spreads = [], [], []
     total, name = torch.zeros(model.image_shape, dtype=torch.float64), None
-    for batch in batches(images, model.device, "looking at images"):
+    for batch in batches(images, model.device, "encoding"):
         q = model.posterior(batch)
-        centre = model.centre(q)
-        codes.append(centre.cpu())
-        errors.append(mean_squared_error(model.decode(centre).cpu(), batch.cpu()))
+        code = model.centre(q)
+        codes.append(code.cpu())
+        errors.append(mean_squared_error(model.decode(code).cpu(), batch.cpu()))
         total += batch.cpu().double().sum(0)
         name, spread = posterior_spread(q)
         if spread is not None:
             spreads.append(spread.cpu().flatten())
     widths = torch.cat(spreads).numpy() if spreads else None
-    return Survey(torch.cat(codes), torch.cat(errors), (total / len(images)).float(), name, widths)
+    on_sphere = isinstance(model.prior(), HypersphericalUniform)
+    return Survey(torch.cat(codes), torch.cat(errors), (total / len(images)).float(), name, widths, on_sphere)
 
 
 def by_error(errors: Tensor, count: int) -> dict[str, Tensor]:
-    """Indices of so many images with the smallest errors, with errors about the median, and with the largest."""
+    """Indices of ``count`` images with the smallest errors, with errors around the median, and with the largest."""
     order = errors.argsort(stable=True)
     count = min(count, len(order))
     middle = (len(order) - count) // 2
@@ -78,30 +77,33 @@ def by_error(errors: Tensor, count: int) -> dict[str, Tensor]:
 
 
 def originals(model: VAE, images: ImageSet, rows: Tensor) -> Tensor:
-    """Images (N, C, H, W) by index, in the order asked for, where the model is."""
-    return to_float(images.images[rows.numpy()], model.device)
+    """Images (N, C, H, W) by index, in this order, on the model's device."""
+    return to_float(images.read(rows.numpy()), model.device)
 
 
 @torch.no_grad()
 def interpolations(model: VAE, starts: Tensor, ends: Tensor, steps: int, on_sphere: bool) -> Tensor:
-    """Images (N, steps, C, H, W) decoded on the way from each of the codes (N, d) to another, both included."""
+    """Images (N, steps, C, H, W) decoded from codes between ``starts`` and ``ends`` (N, d), both included."""
     way = great_circle if on_sphere else torch.lerp
     codes = [way(starts, ends, t) for t in torch.linspace(0, 1, steps).tolist()]
     return _decoded(model, torch.stack(codes, 1))
 
 
 def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """The unit vectors (N, d) a share t of the way from others to yet others, along the shortest arc."""
+    """The unit vectors (N, d) at a fraction t of the shortest arc from ``start`` to ``end``."""
     angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos()
-    near = angle.sin() < 1e-4  # where the arc is straight, or there are many
+    near = angle.sin() < 1e-4  # the arc is straight, or not unique
     weights = (1 - t) * angle, t * angle
-    first, second = (torch.where(near, share, weight.sin()) for share, weight in zip((1 - t, t), weights, strict=True))
+    first, second = (torch.where(near, part, weight.sin()) for part, weight in zip((1 - t, t), weights, strict=True))
     return functional.normalize(first * start + second * end, dim=-1)
 
 
 @torch.no_grad()
 def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traversal]:
-    """The latents whose codes vary most, each taken through their 5 % to 95 % quantiles about the mean image's code."""
+    """The latents whose codes vary most, each between the 5 % and 95 % quantiles of its codes.
+
+    The others are as in the code of the mean image.
+    """
     activity = found.codes.double().var(0, correction=0)
     latents = activity.argsort(descending=True, stable=True)[:count]
     around = model.encode(found.mean_image[None].to(model.device))[0].cpu()
@@ -117,7 +119,7 @@ def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traver
 
 
 def _moved(code: Tensor, latent: int, value: float, on_sphere: bool) -> Tensor:
-    """The code with one latent at a value; on a sphere, the others give way in proportion."""
+    """The code with one latent at a value; on a sphere, the others are scaled to keep the norm 1."""
     others = code.clone()
     others[latent] = 0
     if on_sphere:

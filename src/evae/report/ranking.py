@@ -1,71 +1,171 @@
-"""Which of several runs measures best, where that can be said."""
+"""Which of several runs is best in a metric, where that is significant."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from evae.runs.evaluation import Numbers, distance_settings
+import numpy as np
+from numpy.typing import NDArray
 
-_LOWER = frozenset({"bce", "mse", "reconstruction", "frechet_distance", "fid", "kernel_distance", "kid"})
-_HIGHER = frozenset({"psnr", "ssim", "sharpness", "precision", "recall", "density", "coverage"})
-_ERRORS = 1.96  # standard errors of a difference beyond which it is taken for one
+from evae.runs.evaluation import Evaluation, Number
+
+LEVEL = 0.05  # bound on the probability that any best number of a table is marked wrongly
 
 
-def best(column: str, runs: Sequence[Numbers]) -> int | None:
-    """The run that is best in a column by more than 1.96 combined standard errors of it and the second; else None.
+@dataclass(frozen=True)
+class Result:
+    """A metric of one row of the table: a run, or runs that differ in their seed alone.
 
-    Without standard errors nothing can be said, nor of columns that are no matter of better or worse.
+    Attributes:
+        numbers: one for each seed, of the same metric.
+        images: values of each image, (count,), the mean over seeds; None where there are none.
     """
-    name = column.rpartition(": ")[2]  # of "samples: fid"
-    if name not in _LOWER | _HIGHER:
-        return None
-    sign = 1 if name in _LOWER else -1
-    known = [
-        (sign * run[column][0], i) for i, run in enumerate(runs) if column in run and math.isfinite(run[column][0])
-    ]
-    if len(known) < 2:
-        return None
-    (first, winner), (second, runner_up) = sorted(known)[:2]
-    error, other = (runs[i][column][1] for i in (winner, runner_up))
-    if error is None or other is None:
-        return None
-    return winner if second - first > _ERRORS * math.hypot(error, other) else None
+
+    numbers: Sequence[Number]
+    images: NDArray[np.float64] | None = None
+
+    def __str__(self) -> str:
+        """A single run's standard error is over images; ± of several is the standard deviation over seeds."""
+        if len(self.numbers) == 1:
+            return str(self.numbers[0])
+        return f"{self.seeds.mean():.4g} ± {self.seeds.std(ddof=1):.1g}"
+
+    @property
+    def seeds(self) -> NDArray[np.float64]:
+        """The value of each seed."""
+        return np.array([number.value for number in self.numbers])
+
+    def is_ranked(self) -> bool:
+        """Whether the values are finite and one direction is better."""
+        return self.numbers[0].better is not None and bool(np.isfinite(self.seeds).all())
+
+    def loss(self) -> "_Loss":
+        """The metric as a quantity to be minimised.
+
+        A metric with a reference value c is |mean - c|: on which side of c the mean is counts as known, so that the
+        loss of each image is ±(value - c).
+        """
+        number = self.numbers[0]
+        centre = (number.reference or 0.0) if number.better == "reference" else 0.0
+        sign = -1 if number.better == "higher" or (centre and self.seeds.mean() < centre) else 1
+        images = None if self.images is None or len(self.images) < 2 else sign * (self.images - centre)
+        return _Loss(sign * (self.seeds - centre), images, number.error)
 
 
-def disagreement(results: Mapping[str, dict[str, Any]]) -> str | None:
-    """One sentence on why no run is better than another: they were evaluated on other images or in another way.
+class _Loss(NamedTuple):
+    seeds: NDArray[np.float64]
+    images: NDArray[np.float64] | None
+    error: float | None
 
-    Args:
-        results: evaluations by run, each with the "size" of its images, which their fingerprint leaves out.
+
+class Verdict(NamedTuple):
+    """The row with the least loss, and the p-value of its not being better than every other row; how it was tested."""
+
+    row: int
+    p: float
+    tests: tuple[str, ...]
+
+
+def best(results: Sequence[Result | None]) -> Verdict | None:
+    """The best row of a metric, compared with each of the others; None where that cannot be tested.
+
+    The null hypothesis is that the best is not better than all the others. Its p-value is the largest of the
+    two-sided p-values of the comparisons, an intersection-union test; choosing the best by the same data does not
+    make it too small (Gutmann and Maymin, Ann. Statist. 1987).
     """
+    losses = {i: r.loss() for i, r in enumerate(results) if r is not None and r.is_ranked()}
+    if len(losses) < 2:
+        return None
+    winner = min(losses, key=lambda i: losses[i].seeds.mean())
+    tests = [_test(losses[winner], loss) for i, loss in losses.items() if i != winner]
+    known = [test for test in tests if test is not None]
+    if len(known) < len(tests):
+        return None
+    return Verdict(winner, max(p for p, _ in known), tuple(dict.fromkeys(name for _, name in known)))
+
+
+def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
+    """The two-sided p-value of equal means, and the name of the test; None where nothing is known of the spread."""
+    difference = float(a.seeds.mean() - b.seeds.mean())
+    if min(len(a.seeds), len(b.seeds)) > 1:
+        (va, na), (vb, nb) = ((loss.seeds.var(ddof=1) / len(loss.seeds), len(loss.seeds)) for loss in (a, b))
+        freedom = (va + vb) ** 2 / (va**2 / (na - 1) + vb**2 / (nb - 1)) if va + vb > 0 else 1
+        return _p(difference, math.sqrt(va + vb), freedom), "Welch's t-test over seeds"
+    if a.images is not None and b.images is not None:
+        differences = a.images - b.images
+        error = differences.std(ddof=1) / math.sqrt(len(differences))
+        return _p(difference, error, len(differences) - 1), "paired t-test over images"
+    if a.error is None or b.error is None or len(a.seeds) + len(b.seeds) > 2:
+        return None
+    return _p(difference, math.hypot(a.error, b.error), math.inf), "z-test with combined standard errors"
+
+
+def _p(difference: float, error: float, freedom: float) -> float:
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    if not error > 0:
+        return 0.0 if difference else 1.0
+    return float(2 * t.sf(abs(difference) / error, freedom))
+
+
+def significant(verdicts: Mapping[str, Verdict]) -> set[str]:
+    """The metrics whose best row is better than all others, by Holm's procedure over all metrics at ``LEVEL``."""
+    found: set[str] = set()
+    for metric in sorted(verdicts, key=lambda metric: verdicts[metric].p):
+        if verdicts[metric].p > LEVEL / (len(verdicts) - len(found)):
+            break
+        found.add(metric)
+    return found
+
+
+# What can be compared ----------------------------------------------------------------------------------------
+
+
+def basis(evaluation: Evaluation) -> dict[str, str]:
+    """What evaluations must share to be compared."""
+    size, crop = evaluation.transform.get("size"), evaluation.transform.get("crop")
+    return {
+        "images": f"{evaluation.data} [{evaluation.images}]",
+        "size": f"{size} pixels" + (f", cropped to {crop}" if crop else ""),
+        "split": evaluation.split,
+        "latents": evaluation.latents,
+    }
+
+
+def disagreement(evaluations: Mapping[str, Evaluation]) -> str | None:
+    """One sentence on how evaluations, by run, differ in images or latents; None where they agree."""
+    shared = {run: basis(evaluation) | {"images": evaluation.images} for run, evaluation in evaluations.items()}
     told = []
-    for name in ("images", "size", "split", "latents"):
-        values = {run: result.get(name) for run, result in results.items()}
-        if len(set(map(str, values.values()))) > 1:
-            described = {run: _described(name, results[run]) for run in values}
-            told.append(f"{name}: {', '.join(f'{value} for {run}' for run, value in described.items())}")
-    return f"Nothing is marked as best, for the runs were evaluated differently ({'; '.join(told)})." if told else None
+    for key in ("images", "size", "split", "latents"):
+        if len({values[key] for values in shared.values()}) > 1:
+            # Two data sets may have one name: part of the fingerprint tells them apart.
+            shown = {
+                run: f"{evaluations[run].data} [{values[key][:8]}]" if key == "images" else values[key]
+                for run, values in shared.items()
+            }
+            told.append(f"{key}: {', '.join(f'{value} for {run}' for run, value in shown.items())}")
+    if not told:
+        return None
+    return f"Nothing is marked as best, because the runs were evaluated differently ({'; '.join(told)})."
 
 
-def _described(name: str, result: dict[str, Any]) -> str:
-    """Two data sets may have one name: part of the fingerprint tells them apart."""
-    value = str(result.get(name))
-    return f"{result.get('data')} [{value[:8]}]" if name == "images" else value
-
-
-def incomparable(results: Mapping[str, dict[str, Any]], pixels: Mapping[str, str]) -> dict[str, str]:
-    """Columns, by how their names start, that are not ranked though the images are the same, each with the reason.
+def incomparable(evaluations: Sequence[Evaluation], likelihoods: Sequence[str]) -> dict[str, str]:
+    """Metrics that cannot be compared though the images are the same, each with the reason.
 
     Args:
-        results: evaluations by run.
-        pixels: the name of each run's likelihood p(x|z).
+        evaluations: one for each run.
+        likelihoods: the name of each run's p(x|z), whose densities have different units.
     """
-    reasons = {}
-    if len(set(pixels.values())) > 1:
-        reasons["reconstruction"] = "the models have different likelihoods p(x|z)"
-    settings = [distance_settings(result) for result in results.values()]
-    for kind in dict.fromkeys(kind for of_run in settings for kind in of_run):
-        of_kind = [of_run[kind] for of_run in settings if kind in of_run]
-        if any(other != of_kind[0] for other in of_kind):
-            reasons[f"{kind}: "] = "they were computed from different numbers of images or features"
+    reasons: dict[str, str] = {}
+    first: dict[str, dict[str, Any]] = {}
+    for section in (section for evaluation in evaluations for section in evaluation.sections.values()):
+        for name in (number.name for number in section.numbers):
+            if len(set(likelihoods)) > 1 and (name == "reconstruction" or section.name == "likelihood"):
+                reasons[name] = "the models have different likelihoods p(x|z)"
+            # A setting "samples: count" concerns the numbers whose names begin with "samples: ".
+            own = {k: v for k, v in section.settings.items() if name.startswith("".join(k.rpartition(": ")[:2]))}
+            other = first.setdefault(name, own)
+            if differing := sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k)):
+                reasons[name] = f"the runs were measured with different settings ({', '.join(differing)})"
     return reasons

@@ -1,4 +1,4 @@
-"""One page about a run: what it was told, what was measured, what it makes of images."""
+"""The page of a run: configuration, measurements, training curves, reconstructions, samples and latents."""
 
 import json
 import shlex
@@ -8,47 +8,39 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
-from evae import checks
 from evae.console import console
 from evae.data import ImageSet
 from evae.errors import RunError
 from evae.files import write_atomically
 from evae.models import VAE
-from evae.numerics import resolve_device
+from evae.numerics import resolve_device, seeded
 from evae.report import charts, pages
-from evae.report.charts import Curve
 from evae.report.exploration import Survey, by_error, interpolations, originals, survey, traversals
-from evae.report.pages import Html
+from evae.report.pages import Figure
 from evae.report.tables import Cell, Grid
 from evae.runs import RunFolder
-from evae.runs.evaluation import (
-    distance_settings,
-    epochs,
-    numbers,
-    points,
-    rates,
-    read_evaluation,
-    spread_quantiles,
-)
+from evae.runs.evaluation import Evaluation, Section, read_evaluation
 from evae.runs.folder import CONFIG
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images of a kind; pairs of them; latents
-_STEPS = 9  # images of a way through the latents, those at its ends included
+_STEPS = 9  # images of an interpolation or a traversal, including both ends
 
 
-def report(run_folder: Path, out: Path | None = None, seed: int = 0, device: str = "cpu") -> Path:
-    """Write one HTML page about a run: configuration, measurements, losses, reconstructions, samples and latents.
+def report(
+    run_folder: Path, out: Path | None = None, seed: int = 0, device: str = "auto", model: VAE | None = None
+) -> Path:
+    """Write an HTML report of a run: configuration, measurements, losses, reconstructions, samples and latents.
 
     The page is one file, which needs neither the network nor the run. Measurements are those of evae evaluate.
 
     Args:
         run_folder: the folder of a trained run.
         out: the page; default: report.html in the run folder.
-        seed: of the samples, and of the choice of images between which is interpolated.
-        device: where to compute, e.g. cpu or cuda.
+        seed: seed of the samples, and of the choice of images for interpolations.
+        device: where to compute: auto, cpu, cuda, ...
+        model: the run's model, where it cannot be loaded because its class or networks cannot be imported.
 
     Returns:
         The page.
@@ -57,54 +49,50 @@ def report(run_folder: Path, out: Path | None = None, seed: int = 0, device: str
         RunError: the folder is no run, what is in it is damaged, or the page cannot be written.
         DataError: the run's images are not there any more.
     """
-    folder = Path(run_folder)
-    model = RunFolder(folder).model().to(resolve_device(device))
-    config, result = RunFolder(folder).config(), read_evaluation(folder)
-    store = own_images(RunFolder(folder))
-    torch.manual_seed(checks.seed(seed))
-    samples = model.sample(64)
+    run = RunFolder(run_folder)
+    model = (run.model() if model is None else model).to(resolve_device(device)).eval()
+    config, evaluation = run.config(), read_evaluation(run)
+    others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
+    with seeded(seed):
+        samples = _samples(model)
+    store = own_images(run)
     found = survey(model, store.holdout)
-    content = [
-        _summary(folder, model, store.holdout),
-        _configuration(folder, config),
-        _measurements(folder, result, store.fingerprint),
-        _training(folder, model),
-        _reconstructions(model, store.holdout, found),
-        pages.section("Samples", _prior(samples)),
-        *_interpolations(model, store.holdout, found, seed),
-        _latents(model, found, result or {}),
-    ]
-    path = Path(out) if out else folder / "report.html"
-    write_atomically(path, pages.page(f"{type(model).__name__} on {config['data']}", content))
+    page = pages.page(
+        "run",
+        title=f"{type(model).__name__} on {config['data']}",
+        run=run,
+        weights=sum(p.numel() for p in model.parameters()),
+        count=len(store.holdout),
+        channels=model.image_shape[0],
+        size=model.image_shape[1],
+        command=f"evae train --config {shlex.quote(str(run.path / CONFIG))} --out runs/again",
+        spelled_out=spelled_out(run.path, config),
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip(),
+        evaluate=f"evae evaluate {shlex.quote(str(run))}",
+        evaluation=evaluation,
+        others=others,
+        images=store.fingerprint,
+        numbers_grid=numbers_grid,
+        described=described,
+        curves=_training(run, model),
+        reconstructions=_reconstructions(model, store.holdout, found),
+        samples=samples,
+        interpolations=_interpolations(model, store.holdout, found, seed),
+        on_sphere=found.on_sphere,
+        traversals=_traversals(model, found),
+        latents=[*_spreads(found), *_rates(evaluation)],
+    )
+    path = Path(out) if out else run.path / "report.html"
+    write_atomically(path, page)
     console.print(f"report in {path}", soft_wrap=True)
     return path
-
-
-def _summary(folder: Path, model: VAE, holdout: ImageSet) -> Html:
-    channels, size, _ = model.image_shape
-    weights = sum(p.numel() for p in model.parameters())
-    kind = "grey" if channels == 1 else "colour"
-    return pages.paragraph(
-        f"The run in {folder}: {weights:,} weights. Below, images are the {len(holdout):,} hold-out images, {kind}, "
-        f"{size} pixels a side; codes are the centres of their posteriors."
-    )
 
 
 # Configuration -----------------------------------------------------------------------------------------------
 
 
-def _configuration(folder: Path, config: dict[str, Any]) -> Html:
-    return pages.section(
-        "Configuration",
-        pages.paragraph("To train the same model again:"),
-        pages.block(f"evae train --config {shlex.quote(str(folder / CONFIG))} --out runs/again"),
-        pages.details("The same with every option", pages.block(spelled_out(folder, config))),
-        pages.details(CONFIG, pages.block(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip())),
-    )
-
-
 def spelled_out(folder: Path, config: dict[str, Any]) -> str:
-    """The command of a run with every option, one a line.
+    """The command of a run with every option, one per line.
 
     Raises:
         RunError: the configuration names no model.
@@ -134,88 +122,64 @@ def _option(name: str, value: Any) -> str:
 # Measurements and training -----------------------------------------------------------------------------------
 
 
-def _measurements(folder: Path, result: dict[str, Any] | None, images: str) -> Html:
-    if result is None:
-        return pages.section(
-            "Measurements",
-            pages.paragraph(
-                f"None yet: run `evae evaluate {shlex.quote(str(folder))}` to add errors of reconstructions, and with "
-                "its options bounds on the likelihood, distances to real images and probes of the latents."
-            ),
-        )
-    split = str(result.get("split", "?")).replace("holdout", "hold-out")
-    about = (
-        f"{result.get('count', '?')} {split} images of {result.get('data', '?')}; reconstructions decoded from "
-        f"{_decoded_from(result)}; bce and terms of the objective are nats per image."
-    )
-    if result.get("images") != images:
-        about += " These are not the images of the other figures on this page."
+def numbers_grid(section: Section) -> Grid:
+    """A row for each number of a section."""
     rows = [
-        [Cell(name), Cell(f"{value:.4g}"), Cell("" if error is None else f"{error:.2g}")]
-        for name, (value, error) in numbers(result).items()
+        [Cell(n.name), Cell(f"{n.value:.4g}"), Cell("" if n.error is None else f"{n.error:.2g}")]
+        for n in section.numbers
     ]
-    notes = [
-        pages.paragraph(f"{kind}: {', '.join(f'{name} {value}' for name, value in settings.items())}.")
-        for kind, settings in distance_settings(result).items()
+    return Grid(["", "value", "standard error"], rows)
+
+
+def described(section: Section) -> list[str]:
+    """Sentences on a section's settings, by the numbers that they concern, and on those of its details that are short.
+
+    Those of "samples: " come after "samples"; lists are left out.
+    """
+    kinds: dict[str, list[str]] = {}
+    for key, value in section.settings.items():
+        kind, _, name = key.rpartition(": ")
+        kinds.setdefault(kind, []).append(f"{name} {value}")
+    texts = [f"{kind or 'settings'}: {', '.join(settings)}." for kind, settings in kinds.items()]
+    for key, value in section.details.items():
+        if key == "spread_quantiles" and value:
+            quantiles = ", ".join(f"{number:.3g} at {at}" for at, number in value.items() if number is not None)
+            texts.append(f"Quantiles of the posteriors' {section.details.get('spread', 'spread')}: {quantiles}.")
+        elif isinstance(value, dict):
+            texts.append(f"{key}: {', '.join(f'{name} {item}' for name, item in value.items())}.")
+        elif isinstance(value, str | int | float) and key != "spread":
+            texts.append(f"{key}: {value}.")
+    return texts
+
+
+def _training(run: RunFolder, model: VAE) -> list[Figure]:
+    return [
+        Figure(charts.curves(panel), f"{panel.title} by epoch: {', '.join(curve.name for curve in panel.curves)}")
+        for panel in charts.training_panels(run, model)
     ]
-    name, quantiles = spread_quantiles(result)
-    if quantiles:
-        told = ", ".join(f"{value:.3g} at {share}" for share, value in quantiles.items())
-        notes.append(pages.paragraph(f"Quantiles of the posteriors' {name}: {told}."))
-    table = pages.table(Grid(["", "value", "standard error"], rows), "measurements")
-    return pages.section("Measurements", pages.paragraph(about), table, *notes)
-
-
-def _decoded_from(result: dict[str, Any]) -> str:
-    repeats = result.get("repeats", 1)
-    if result.get("latents") == "mean":
-        return "posterior means"
-    return "one posterior sample each" if repeats == 1 else f"{repeats} posterior samples each"
-
-
-def _training(folder: Path, model: VAE) -> Html:
-    lines = epochs(folder)
-    names = ["loss", "reconstruction", model.objective.divergence_name]
-    drawn = []
-    for name in names:
-        curves = [
-            Curve("training", points(lines, name), dashed=True),
-            Curve("hold-out", points(lines, f"holdout_{name}"), colour=1),
-        ]
-        if curves := [curve for curve in curves if curve.points]:
-            picture = charts.curves(curves, name, "epoch", "" if name == "mmd" else "nats per image")
-            drawn.append(pages.figure(picture, f"{name} by epoch, in training and on hold-out images"))
-    return pages.section("Training", pages.charts(*drawn) if drawn else pages.paragraph("No epoch is on record."))
 
 
 # Images ------------------------------------------------------------------------------------------------------
 
 
-def _reconstructions(model: VAE, holdout: ImageSet, found: Survey) -> Html:
+def _reconstructions(model: VAE, holdout: ImageSet, found: Survey) -> list[Figure]:
     figures = []
     for name, rows in by_error(found.errors, _SHOWN).items():
         real = originals(model, holdout, rows)
         low, high = found.errors[rows].aminmax()
-        figures.append(
-            pages.figure(
-                charts.images(torch.cat([real, model.reconstruct(real)]), columns=len(rows)),
-                f"{len(rows)} hold-out images above their reconstructions, {name} by squared error",
-                f"{name}: squared error {low:.3g} to {high:.3g} per pixel",
-            )
-        )
-    text = "Originals above what is decoded from their codes; chosen by squared error among all hold-out images."
-    return pages.section("Reconstructions", pages.paragraph(text), pages.strips(*figures))
+        picture = charts.images(torch.cat([real, model.reconstruct(real)]), columns=len(rows))
+        alt = f"{len(rows)} hold-out images above their reconstructions, {name} by squared error"
+        figures.append(Figure(picture, alt, f"{name}: squared error {low:.3g} to {high:.3g} per pixel"))
+    return figures
 
 
-def _prior(samples: Tensor) -> Html:
-    return pages.figure(
-        charts.images(samples, columns=8),
-        f"{len(samples)} images decoded from draws of the prior",
-        f"{len(samples)} draws of the prior, decoded",
-    )
+def _samples(model: VAE) -> list[Figure]:
+    samples = model.sample(64)
+    alt, caption = (f"{len(samples)} {text}" for text in ("images decoded from draws", "decoded draws"))
+    return [Figure(charts.images(samples, columns=8), f"{alt} of the prior", f"{caption} of the prior")]
 
 
-def _interpolations(model: VAE, holdout: ImageSet, found: Survey, seed: int) -> list[Html]:
+def _interpolations(model: VAE, holdout: ImageSet, found: Survey, seed: int) -> list[Figure]:
     pairs = min(_SHOWN, len(holdout) // 2)
     if pairs == 0:
         return []
@@ -223,46 +187,35 @@ def _interpolations(model: VAE, holdout: ImageSet, found: Survey, seed: int) -> 
     starts, ends = map(torch.from_numpy, chosen)
     between = interpolations(model, found.codes[starts], found.codes[ends], _STEPS - 2, found.on_sphere)
     first, last = (originals(model, holdout, rows).cpu()[:, None] for rows in (starts, ends))
-    figures = [
-        pages.figure(charts.images(row, columns=len(row)), f"from hold-out image {a} to hold-out image {b}")
+    return [
+        Figure(charts.images(row, columns=len(row)), f"from hold-out image {a} to hold-out image {b}")
         for row, a, b in zip(torch.cat([first, between, last], 1), starts.tolist(), ends.tolist(), strict=True)
     ]
-    way = "along great circles of the sphere" if found.on_sphere else "in straight lines"
-    text = f"Between the codes of two hold-out images, {way}; the first and the last image of a row are the originals."
-    return [pages.section("Interpolations", pages.paragraph(text), pages.strips(*figures))]
 
 
-def _latents(model: VAE, found: Survey, result: dict[str, Any]) -> Html:
-    moved = traversals(model, found, _SHOWN, _STEPS)
-    text = (
-        "The latents whose codes vary most over hold-out images, each through the range from the 5 % to the 95 % "
-        "quantile of its codes, the others as in the code of the mean image"
-        + (", scaled to stay on the sphere." if found.on_sphere else ".")
-    )
-    figures = [
-        pages.figure(
+def _traversals(model: VAE, found: Survey) -> list[Figure]:
+    return [
+        Figure(
             charts.images(t.images, columns=_STEPS),
             f"images decoded while latent {t.latent} goes from {t.low:.2g} to {t.high:.2g}",
             f"z{t.latent}, variance {t.activity:.2g}: from {t.low:.2g} to {t.high:.2g}",
         )
-        for t in moved
+        for t in traversals(model, found, _SHOWN, _STEPS)
     ]
-    return pages.section(
-        "Latents", pages.paragraph(text), pages.strips(*figures), pages.charts(*_spreads(found), *_rates(result))
-    )
 
 
-def _spreads(found: Survey) -> list[Html]:
+def _spreads(found: Survey) -> list[Figure]:
     if found.spreads is None or found.spread_name is None:
         return []
-    name = found.spread_name
-    picture = charts.histogram(found.spreads, "spread of the posteriors", name)
-    return [pages.figure(picture, f"histogram of the posteriors' {name} over hold-out images and latents")]
+    picture = charts.histogram(found.spreads, "spread of the posteriors", found.spread_name)
+    return [Figure(picture, f"histogram of the posteriors' {found.spread_name} over hold-out images and latents")]
 
 
-def _rates(result: dict[str, Any]) -> list[Html]:
-    values = sorted(rates(result), reverse=True)
-    if not values:
+def _rates(evaluation: Evaluation | None) -> list[Figure]:
+    """Of the section that has them: the mean divergence of each latent."""
+    sections = evaluation.sections.values() if evaluation else ()
+    rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]
+    if not rates:
         return []
-    picture = charts.bars(values, "rate per latent", "latents, by rate", "nats per image")
-    return [pages.figure(picture, "bars of the mean divergence of each latent, largest first")]
+    picture = charts.bars(sorted(rates, reverse=True), "rate per latent", "latents, by rate", "nats per image")
+    return [Figure(picture, "bars of the mean divergence of each latent, largest first")]
