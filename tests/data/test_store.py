@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from evae.data import batch_indices, open_store, store, to_float
+from evae.data import batch_indices, build, open_store, to_float
 from evae.data.rows import NO_LABEL
 from evae.errors import DataError
 
@@ -201,7 +201,7 @@ class TestBadImages:
         with pytest.raises(DataError, match="bad images?: .* cannot be decoded"):
             open_store(str(folder), on_bad_image="error")
         open_store(str(folder))
-        with pytest.raises(DataError, match=r"4 bad images: .*--on_bad_image skip"):
+        with pytest.raises(DataError, match=r"4 bad images: .*--on-bad-image skip"):
             open_store(str(folder), on_bad_image="error")
 
     def test_only_bad_images(self, tmp_path):
@@ -337,7 +337,7 @@ class TestStore:
         images = open_store(blobs)
         assert isinstance(images.train.images, np.memmap)
         assert not images.train.images.flags.writeable
-        monkeypatch.setattr(store, "decode", None)
+        monkeypatch.setattr(build, "decode", None)
         assert open_store(blobs).fingerprint == images.fingerprint
         with pytest.raises(TypeError):
             open_store(blobs, image_size=16)
@@ -348,7 +348,7 @@ class TestStore:
         def fail(*args):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(store._Writer, "add", fail)
+        monkeypatch.setattr(build._Writer, "add", fail)
         with pytest.raises(DataError, match="No space left on device.*EVAE_CACHE"):
             open_store(str(tmp_path / "images"))
         assert [p for p in own_cache.iterdir() if p.suffix != ".lock"] == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evae import encode, evaluate, train
-from evae.data import open_store, streams
+from evae.data import open_store, stream_sources, streams
 from evae.data.batches import Groups
 from evae.errors import DataError
 from tests.training.small import SETTINGS, same_run, weights
@@ -114,8 +114,8 @@ class TestImages:
             write(folder / f"train-0000{number}-of-00002.parquet", numbers, group=5)
         images = stream(folder).train
         for step in range(25):  # of 2 images, in windows of 5
-            images.prepare(0, 0, step, 2)
-            images.read(images.batch_indices(0, 0, step, 2))
+            images.prefetch(0, 0, step, 2)
+            images.read(images.indices(0, 0, step, 2))
             assert len(images._held) <= 3
         assert len({(group.url, group.number) for group in reads}) == 10
         assert len(reads) <= 11  # and the next epoch's first
@@ -129,13 +129,13 @@ class TestImages:
         assert images.read(np.array([40])).shape == (1, 1, 16, 16)
 
     def test_nothing_is_fetched_that_nobody_waits_for(self, folder, monkeypatch):
-        monkeypatch.setattr(streams, "_FETCHES", 1)
+        monkeypatch.setattr(streams, "FETCHES", 1)
         started = threading.Event()
         monkeypatch.setattr(streams.RowGroup, "column", lambda group, name: started.set() or time.sleep(0.2))
         images = stream(folder).train
-        images.prepare(0, 0, 0, 7)
+        images.prefetch(0, 0, 0, 7)
         started.wait()
-        images.rest()
+        images.cancel_prefetch()
         assert len(images._held) == 1
 
     def test_changed_images_are_read_again(self, folder):
@@ -185,7 +185,7 @@ class TestImages:
 
     def test_few_large_groups(self, tmp_path, monkeypatch):
         """No more are held out than are to be."""
-        monkeypatch.setattr(streams, "_HELD_OUT", 4)
+        monkeypatch.setattr(stream_sources, "_HELD_OUT", 4)
         write(tmp_path / "all.parquet", range(60), group=20)
         images = stream(tmp_path)
         assert (len(images.train), len(images.holdout)) == (40, 4)
@@ -221,7 +221,7 @@ class TestTraining:
         monkeypatch.setattr(streams.StreamedImages, "read", fail)
         with pytest.raises(DataError, match="the network is down"):
             train(out=tmp_path / "parts", **options)
-        assert "training stops at step 8, which is saved" in " ".join(capsys.readouterr().err.split())
+        assert "checkpoint saved at step 8; continue with --resume auto" in " ".join(capsys.readouterr().err.split())
         train(out=tmp_path / "parts", resume="auto", **options)
         assert same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -245,13 +245,13 @@ class TestBadInput:
         assert np.array_equal(images.read(np.array([6, 3])), read[[0, 4]])
         assert images.bad == {3, 6}
         messages = " ".join(capsys.readouterr().err.split())
-        assert messages.count("training images 3, 6 cannot be used") == 1
-        with pytest.raises(DataError, match=r"training image 3 is not an image \(--on_bad_image skip"):
+        assert messages.count("skipping undecodable training images 3, 6 (replaced by their successors)") == 1
+        with pytest.raises(DataError, match=r"training image 3 is not an image \(--on-bad-image skip"):
             stream(folder, on_bad_image="error").train.read(slice(0, 7))
 
     def test_a_row_group_without_a_good_image(self, folder):
         write(folder / "train-00000-of-00002.parquet", range(30), dict.fromkeys(range(7), b"no image"))
-        with pytest.raises(DataError, match=r"no image of a row group of .* can be used: .* is not an image, say"):
+        with pytest.raises(DataError, match=r"all images of a row group of .* are undecodable, for example .* is not an image"):
             stream(folder).train.read(slice(0, 7))
 
     def test_codes_of_bad_images_are_left_out(self, folder, tmp_path, capsys):
@@ -284,7 +284,7 @@ class TestBadInput:
 
     def test_no_parquet(self, tmp_path):
         (tmp_path / "a.png").write_bytes(png(0))
-        with pytest.raises(DataError, match="holds no parquet files; without hf-stream: it is decoded first"):
+        with pytest.raises(DataError, match="holds no Parquet files; leave out hf-stream: to decode it first"):
             stream(tmp_path)
 
     @pytest.mark.parametrize("error", [ConnectionError("no network\nhere"), RuntimeError("a script"), KeyError("x")])
@@ -297,7 +297,7 @@ class TestBadInput:
             stream("nowhere")
 
     def test_no_name(self):
-        with pytest.raises(DataError, match="names nothing"):
+        with pytest.raises(DataError, match="names no data"):
             stream(" ")
 
     def test_a_single_row_group(self, tmp_path):

@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.data.rows import NO_LABEL, Row, Source, as_split, label, listing_key, natural_size, split_names
+from evae.data.paths import existing, listing_key
+from evae.data.rows import NO_LABEL, Row, Source, as_split, label, natural_size, split_names
 from evae.errors import DataError, first_line
 
 
-def arrays_source(data: str, path: Path) -> Source:
-    """Arrays (N, H, W) or (N, H, W, C), with splits and labels where their names say so."""
-    arrays = _load_arrays(data, path)
-    images = {name: array for name, array in arrays.items() if array.ndim in (3, 4) and not _names_labels(name)}
+def arrays(data: str) -> Source | None:
+    """Arrays (N, H, W) or (N, H, W, C) of a .npz or .npy file, with splits and labels where their names say so."""
+    path = existing(data)
+    if path is None or not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
+        return None
+    loaded = _load_arrays(data, path)
+    images = {name: array for name, array in loaded.items() if array.ndim in (3, 4) and not _names_labels(name)}
     if not images:
-        shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
+        shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in loaded.items())
         raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes}")
     tokens = {name: set(re.split(r"[^a-z]+", name.lower())) for name in images}
     train, holdout = split_names(set().union(*tokens.values()))
@@ -30,7 +34,7 @@ def arrays_source(data: str, path: Path) -> Source:
         raise DataError(
             f"--data {data} has several arrays of images ({', '.join(images)}), none of them named train and test"
         )
-    chosen = [(_pixels(data, images[n]), _labels(arrays, n), as_split(part, train, holdout)) for n, part in parts]
+    chosen = [(_pixels(data, images[n]), _labels(loaded, n), as_split(part, train, holdout)) for n, part in parts]
 
     def rows() -> Iterator[Row]:
         number = 0
@@ -48,7 +52,7 @@ def arrays_source(data: str, path: Path) -> Source:
 
 def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
     damage = (OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError, SyntaxError)
-    impossible = (OverflowError, MemoryError)  # sizes that an array is said to have
+    impossible = (OverflowError, MemoryError)  # sizes in the header
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -65,7 +69,7 @@ def _names_labels(name: str) -> bool:
 
 
 def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:
-    """(N, H, W) or (N, H, W, C), of bytes, truths or floats."""
+    """(N, H, W) or (N, H, W, C), of uint8, bool or floats."""
     if 0 in array.shape[1:]:
         raise DataError(f"--data {data}: images of shape {array.shape[1:]} have no pixels")
     if array.dtype not in (bool, np.uint8) and not np.issubdtype(array.dtype, np.floating):

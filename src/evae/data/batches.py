@@ -1,4 +1,4 @@
-"""Which images make step s of epoch e: a pure function of the seed, so that a run can start again anywhere."""
+"""The images of step s of epoch e: a pure function of the seed, so that a run can resume at any step."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -7,43 +7,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.errors import ConfigError
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-def usable_seed(seed: int) -> int:
-    """The seed, if it is one.
-
-    Raises:
-        ConfigError: it is negative or has more than 63 bits.
-    """
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must not be negative nor have more than 63 bits, not {seed}")
-    return seed
-
-
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of ``count`` images that epoch ``epoch`` goes through."""
+    """The permutation of ``count`` images in epoch ``epoch``."""
     order = np.random.default_rng([seed, epoch]).permutation(count)
     order.flags.writeable = False
     return order
 
 
 def batch_indices(seed: int, epoch: int, step: int, count: int, batch_size: int) -> NDArray[np.int64]:
-    """Indices of the images of one step; an epoch has ``count // batch_size`` steps, all of full size."""
+    """(batch_size,) indices of the images of one step; an epoch has ``count // batch_size`` steps, all of full size."""
     return epoch_order(seed, epoch, count)[step * batch_size : (step + 1) * batch_size]
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Images that can only be read a group at a time, and an order of them for which few groups are needed at once.
+    """Images that can only be read in groups, and a random order of them that needs few groups at once.
 
-    In each epoch the groups are shuffled and cut into windows of about ``window`` bytes; then the images of each window
-    are. With a single window this is a permutation of all images.
+    In each epoch the groups are shuffled and divided into windows of about ``window`` bytes; then the images within
+    each window are shuffled. With a single window this is a permutation of all images.
 
     Attributes:
         counts: images in each group.
@@ -61,7 +48,7 @@ class Groups:
         return np.cumsum(self.counts) - self.counts
 
     def batch_indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
-        """As the function of this name."""
+        """(batch_size,) indices of the images of one step, as the function of this name has them."""
         starts = _window_starts(self, seed, epoch)
         first, last = step * batch_size, (step + 1) * batch_size
         windows = range(int(np.searchsorted(starts, first, "right")) - 1, int(np.searchsorted(starts, last)))
@@ -104,6 +91,6 @@ def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray
 
 def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "Tensor":
     """8-bit images (N, C, H, W) as float32 in [0, 1] on ``device``."""
-    import torch  # not above: processes that decode images need none of it
+    import torch  # here, as processes that decode images do not need it
 
     return torch.from_numpy(np.array(images)).to(device).float().div_(255)

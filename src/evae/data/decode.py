@@ -15,7 +15,7 @@ SUFFIXES = frozenset(
     | {".jp2", ".avif", ".ico"}
 )
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-# What Pillow raises for files that are damaged or are no images.
+# What Pillow raises for files that are damaged or not images.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -35,7 +35,7 @@ class BadImageError(DataError):
 
 
 def decode(content: bytes | NDArray[np.uint8], size: int, crop: int | None = None) -> NDArray[np.uint8]:
-    """Decode, turn upright, put over white, crop the centre square and resize with antialiasing (bilinear).
+    """Decode, rotate by EXIF, composite onto white, centre-crop and resize (bilinear, antialiased).
 
     Args:
         content: an encoded image, or pixels (H, W) or (H, W, C).
@@ -52,9 +52,7 @@ def decode(content: bytes | NDArray[np.uint8], size: int, crop: int | None = Non
     try:
         image = _open(content)
         is_jpeg = image.format in ("JPEG", "MPO")
-        if (
-            crop is None and is_jpeg and min(image.size) >= 4 * size
-        ):  # large ones are decoded at a fraction of their size
+        if crop is None and is_jpeg and min(image.size) >= 4 * size:  # decoded at a fraction of its size, faster
             factor = 2 * size / min(image.size)
             image.draft(None, (round(image.width * factor), round(image.height * factor)))
         image.load()

@@ -1,24 +1,18 @@
-"""What every source of images becomes: a cheap key that changes with the content, and rows that are not decoded yet."""
+"""What every source of images is turned into: a cheap key that changes with the content, and undecoded rows."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.decode import BadImageError, shorter_side
-
-if TYPE_CHECKING:
-    from evae.data.streams import StreamedImages
-
-Split = Literal["train", "holdout"]
+from evae.data.images import Images, Split
 
 _HOLDOUT_NAMES = ("test", "validation", "valid", "val", "holdout", "eval")
 NO_LABEL = -1
+MAX_NAMED = 5  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,8 @@ class Source:
         class_names: names of the labels 0, 1, ...; empty where labels have none.
         size: the size to resize to unless the user says otherwise.
         crop: likewise, side of the centre crop; None: the shorter side.
-        stream: where only hold-out images are among the rows, makes the training images of (image_shape, crop,
-            skip_bad); they stay where they are.
+        stream: makes the training images of (image_shape, crop, skip_bad) where these are streamed: then all rows are
+            hold-out images; None where all images are decoded.
         unused: splits, folders or files that are neither the training nor the hold-out split.
     """
 
@@ -59,7 +53,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     size: int = 64
     crop: int | None = None
-    stream: "Callable[[tuple[int, ...], int | None, bool], StreamedImages] | None" = None
+    stream: Callable[[tuple[int, int, int], int | None, bool], Images] | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -80,23 +74,8 @@ def read_content(payload: Path | bytes | NDArray[np.uint8]) -> bytes | NDArray[n
 
 
 def label(code: object) -> int:
-    """What a column of labels says of an image."""
+    """The class that a value of a column of labels stands for."""
     return code if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
-
-
-def resolved(name: str) -> str:
-    """A path that exists, in full; any other name as it is."""
-    try:
-        path = Path(name).expanduser()
-        return str(path.resolve()) if name and path.exists() else name
-    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a NUL
-        return name
-
-
-def listing_key(files: Sequence[Path], root: Path) -> str:
-    """Names, sizes and times of the files: as cheap as git's index, and as sensitive to change."""
-    listing = [(f.relative_to(root).as_posix(), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
-    return blake2b(json.dumps(listing).encode(), digest_size=16).hexdigest()
 
 
 def split_names(names: set[str]) -> tuple[str, str]:
@@ -112,10 +91,15 @@ def as_split(name: str, train: str, holdout: str) -> Split | None:
 
 
 def natural_size(rows: Iterator[Row]) -> int:
-    """32 for images of up to 32 pixels, as the paper does with MNIST and CIFAR-10, else 64."""
+    """32 for images of up to 32 pixels, as in the paper for MNIST and CIFAR-10, else 64."""
     for row in rows:
         try:
             return 32 if shorter_side(row.content()) <= 32 else 64
         except BadImageError:
             continue
     return 64
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few names, and "..." where there are more."""
+    return separator.join([*names[:MAX_NAMED], *(["..."] if len(names) > MAX_NAMED else [])])

@@ -1,4 +1,4 @@
-"""Images from parquet and arrow: a column of encoded images, and labels where there is a column of them."""
+"""Images from Parquet and Arrow files: a column of encoded images, and one of labels if there is any."""
 
 import json
 import re
@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evae.data.rows import NO_LABEL, Row, Source, Split, as_split, label, listing_key, natural_size, split_names
+from evae.data.images import Split
+from evae.data.paths import existing, listing_key, with_suffix
+from evae.data.rows import NO_LABEL, Row, Source, as_split, label, natural_size, split_names
 from evae.errors import DataError
 
-_ROWS = 256  # read in one go
+_ROWS = 256  # rows per read
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,16 @@ class Table:
 
 
 def in_memory(table: pa.Table) -> Table:
-    """What arrow has in memory, or mapped to it."""
+    """A table that Arrow holds in memory, or has mapped."""
     return Table(table.schema, len(table), lambda columns: iter(table.select(columns).to_batches(_ROWS)))
 
 
-def tables_source(data: str, files: list[Path], root: Path) -> Source:
-    """Files with the splits that their names tell."""
+def parquet(data: str) -> Source | None:
+    """Parquet and Arrow files, with the splits that their names tell."""
+    path = existing(data)
+    if path is None or not (files := with_suffix(path, ".parquet", ".arrow")):
+        return None
+    root = path if path.is_dir() else path.parent
     splits = splits_of_files(files, root)
     tables = [(_open_table(file), split) for file, split in splits.items()]
     unused = tuple(file.relative_to(root).as_posix() for file in files if file not in splits)
@@ -62,8 +68,8 @@ def splits_of_files(files: list[Path], root: Path) -> dict[Path, Split | None]:
 def _open_table(file: Path) -> Table:
     with _damage_named(file):
         if file.suffix.lower() == ".parquet":
-            parquet = pq.ParquetFile(file, memory_map=True)
-            return Table(parquet.schema_arrow, parquet.metadata.num_rows, partial(_parquet_batches, file, parquet))
+            opened = pq.ParquetFile(file, memory_map=True)
+            return Table(opened.schema_arrow, opened.metadata.num_rows, partial(_parquet_batches, file, opened))
         with pa.memory_map(str(file)) as content:
             try:
                 return in_memory(pa.ipc.open_file(content).read_all())
@@ -72,9 +78,9 @@ def _open_table(file: Path) -> Table:
                 return in_memory(pa.ipc.open_stream(content).read_all())
 
 
-def _parquet_batches(file: Path, parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(file: Path, opened: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with _damage_named(file):
-        for batch in parquet.iter_batches(_ROWS, columns=columns):
+        for batch in opened.iter_batches(_ROWS, columns=columns):
             yield batch.select(columns)  # in this order
 
 
@@ -89,7 +95,7 @@ def _damage_named(file: Path) -> Iterator[None]:
 def arrow_source(
     data: str, key: str, tables: list[tuple[Table, Split | None]], crop: int | None = None, size: int | None = None
 ) -> Source:
-    """Tables with the split each belongs to; images and labels are looked for in the first one's columns."""
+    """Tables with the split of each; the first one's schema tells which columns hold images and labels."""
     schema = tables[0][0].schema
     images, labels = image_column(data, schema), label_column(schema)
     wanted = [images, labels] if labels else [images]
@@ -112,18 +118,17 @@ def arrow_source(
 
 
 def payload(value: Any) -> Path | bytes:
-    """Encoded bytes, or a struct of them that may hold only the path of a file."""
-    if isinstance(value, dict):
-        content, path = value.get("bytes"), value.get("path")
-        return (
-            content if isinstance(content, bytes) and content else Path(path) if isinstance(path, str) and path else b""
-        )
-    return value or b""
+    """The encoded bytes of a cell, or the path of a file where its struct holds only that."""
+    if not isinstance(value, dict):
+        return value or b""
+    content, path = value.get("bytes"), value.get("path")
+    if isinstance(content, bytes) and content:
+        return content
+    return Path(path) if isinstance(path, str) and path else b""
 
 
 def image_column(data: str, schema: pa.Schema) -> str:
     """The column of encoded images: a struct with a field "bytes" (as datasets writes it), or binary."""
-
     found = [f.name for f in schema if _holds_images(f.type)]
     if not found:
         raise DataError(

@@ -1,0 +1,138 @@
+"""The protocol of images, decoded or streamed, and the decoded ones: memory-mapped 8-bit arrays."""
+
+import json
+import mmap
+from collections.abc import Collection, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evae.data.batches import batch_indices
+
+Split = Literal["train", "validation", "holdout"]
+
+
+class Images(Protocol):
+    """One split: N 8-bit images with labels and names.
+
+    Attributes:
+        split: which one.
+        shape: (N, C, H, W).
+        labels: (N,), -1 for none.
+        names: of the files, or row numbers.
+        bad: indices of images found to be undecodable; ``read`` returns other images in their place.
+        is_local: False where reading may fail for a while, as over a network.
+    """
+
+    @property
+    def split(self) -> Split: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def bad(self) -> Collection[int]: ...
+    @property
+    def is_local(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """(batch_size,) indices of the images of one step: a pure function of its arguments."""
+
+    def prefetch(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
+        """Begin to fetch the images of this step and of those soon after it."""
+
+    def cancel_prefetch(self) -> None:
+        """Cancel pending reads."""
+
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A copy of some images (n, C, H, W).
+
+        Raises:
+            DataError: they cannot be fetched or decoded (streamed images only).
+        """
+
+
+class _LocalImages(Sized):
+    """What all decoded images have in common."""
+
+    bad: ClassVar[frozenset[int]] = frozenset()  # undecodable images are not written to the cache
+    is_local: ClassVar[bool] = True
+
+    def indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        return batch_indices(seed, epoch, step, len(self), batch_size)
+
+    def prefetch(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
+        """No-op: all images are local."""
+
+    def cancel_prefetch(self) -> None:
+        """No-op: all images are local."""
+
+
+@dataclass(frozen=True)
+class ImageSet(_LocalImages):
+    """One split of a store, in ``folder``: see ``Images``."""
+
+    folder: Path
+    split: Split
+    shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """(N, C, H, W), memory-mapped."""
+        return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)
+
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A copy of some images; the mapped pages they were on are released, lest a process seem to need them all."""
+        images = np.array(self.images[rows])
+        mapped: object = self.images.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return images
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        labels: NDArray[np.int64] = np.load(self.folder / f"{self.split}-labels.npy")
+        return labels
+
+    @cached_property
+    def names(self) -> list[str]:
+        names: list[str] = json.loads((self.folder / f"{self.split}-names.json").read_text())
+        return names
+
+
+@dataclass(frozen=True, eq=False)
+class Subset(_LocalImages):
+    """Some images of another split, decoded: those at ``chosen`` (n,), in this order."""
+
+    whole: Images
+    chosen: NDArray[np.int64]
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.chosen), *self.whole.shape[1:])
+
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.whole.read(self.chosen[rows])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        return self.whole.labels[self.chosen]
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [self.whole.names[i] for i in self.chosen.tolist()]
