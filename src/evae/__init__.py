@@ -3,7 +3,7 @@
     from evae import EVAE
     model = EVAE(image_shape=(1, 32, 32), latent_dim=64)
 
-Names are imported when first used, so that ``evae --help`` need not wait for torch.
+Names are imported when first used, so that ``evae --help`` does not wait for torch.
 """
 
 from importlib import import_module
@@ -11,71 +11,49 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evae.data import open_store
-    from evae.distributions import Epanechnikov, KernelPosterior, kernel_penalty
-    from evae.inference import encode, load_model, reconstruct, sample
-    from evae.metrics import evaluate
-    from evae.models import EVAE, HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, Terms, VampVAE
-    from evae.report import compare, report
-    from evae.training import train
+    from evae.data import open_store as open_store
+    from evae.distributions import Epanechnikov as Epanechnikov
+    from evae.distributions import KernelPosterior as KernelPosterior
+    from evae.distributions import kernel_penalty as kernel_penalty
+    from evae.inference import encode as encode
+    from evae.inference import load_model as load_model
+    from evae.inference import reconstruct as reconstruct
+    from evae.inference import sample as sample
+    from evae.metrics import evaluate as evaluate
+    from evae.models import EVAE as EVAE
+    from evae.models import HVAE as HVAE
+    from evae.models import IWAE as IWAE
+    from evae.models import VAE as VAE
+    from evae.models import WAE as WAE
+    from evae.models import BetaVAE as BetaVAE
+    from evae.models import GaussianVAE as GaussianVAE
+    from evae.models import PowerSphericalVAE as PowerSphericalVAE
+    from evae.models import Terms as Terms
+    from evae.models import VampVAE as VampVAE
+    from evae.report import compare as compare
+    from evae.report import report as report
+    from evae.training import train as train
 
 _HOMES = {
-    "open_store": "data",
-    "Epanechnikov": "distributions",
-    "KernelPosterior": "distributions",
-    "kernel_penalty": "distributions",
-    "compare": "report",
-    "encode": "inference",
-    "evaluate": "metrics",
-    "reconstruct": "inference",
-    "report": "report",
-    "sample": "inference",
-    "EVAE": "models",
-    "HVAE": "models",
-    "IWAE": "models",
-    "VAE": "models",
-    "WAE": "models",
-    "BetaVAE": "models",
-    "GaussianVAE": "models",
-    "PowerSphericalVAE": "models",
-    "Terms": "models",
-    "VampVAE": "models",
-    "load_model": "inference",
-    "train": "training",
+    "data": "open_store",
+    "distributions": "Epanechnikov KernelPosterior kernel_penalty",
+    "inference": "encode load_model reconstruct sample",
+    "metrics": "evaluate",
+    "models": "EVAE HVAE IWAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
+    "report": "compare report",
+    "training": "train",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __version__ = version("evae")
-__all__ = [
-    "EVAE",
-    "HVAE",
-    "IWAE",
-    "VAE",
-    "WAE",
-    "BetaVAE",
-    "Epanechnikov",
-    "GaussianVAE",
-    "KernelPosterior",
-    "PowerSphericalVAE",
-    "Terms",
-    "VampVAE",
-    "compare",
-    "encode",
-    "evaluate",
-    "kernel_penalty",
-    "load_model",
-    "open_store",
-    "reconstruct",
-    "report",
-    "sample",
-    "train",
-]
+__all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module 'evae' has no attribute {name!r}")
-    return getattr(import_module(f"evae.{_HOMES[name]}"), name)
+    return getattr(import_module(f"evae.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOME])

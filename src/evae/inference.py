@@ -1,7 +1,8 @@
-"""What a trained run makes: samples, reconstructions of one's own images, latent codes."""
+"""What a trained model is used for: samples, reconstructions of one's own images, latent codes."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from torch import Tensor
 
 from evae import checks, figures
 from evae.console import console
-from evae.data import ImageOptions, Images, to_float
+from evae.data import ImageOptions, Images, Store, to_float
 from evae.data.decode import SUFFIXES, BadImageError, decode
-from evae.data.store import OnBadImage
-from evae.errors import ConfigError, DataError, RunError
+from evae.errors import DataError, RunError
 from evae.models import VAE
 from evae.models.vae import Latents
-from evae.numerics import resolve_device
+from evae.numerics import resolve_device, seeded
 from evae.runs import RunFolder
 from evae.runs.images import batches, images_for
+from evae.settings import flat
+
+_BATCH = 500  # images decoded at a time
+_COMPARED = 16  # images in comparison.png
 
 
 def load_model(folder: Path) -> VAE:
@@ -32,139 +36,169 @@ def load_model(folder: Path) -> VAE:
     return RunFolder(folder).model()
 
 
-def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int = 0, device: str = "cpu") -> Path:
-    """Decode draws from a run's prior into a grid of images, or into one file each.
+def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
+    """Decode draws from a run's prior into a grid of images, an array, or one file each.
 
     Args:
         run_folder: the folder of a trained run.
-        count: how many.
+        count: number of samples.
         out: an image file (.png) for a grid, an .npy for an array (count, H, W, C), or a folder for one .png each;
             default: a grid in the run folder, figures/samples.png.
-        seed: of the draws.
-        device: where to compute, e.g. cpu or cuda.
+        seed: seed of the draws.
+        device: cpu, cuda or mps; auto: a GPU where there is one.
 
     Returns:
         What was written.
 
     Raises:
-        RunError: the folder is no run, or the output cannot be written.
+        RunError: the folder is not a run, or the output cannot be written.
+        ConfigError: a setting cannot work.
     """
-    if count < 1:
-        raise ConfigError(f"count must be at least 1, not {count}")
-    folder = Path(run_folder)
-    model = RunFolder(folder).model().to(resolve_device(device))
-    torch.manual_seed(checks.seed(seed))
-    images = torch.cat([model.sample(min(500, count - start)) for start in range(0, count, 500)])
-    path = Path(out) if out else folder / "figures" / "samples.png"
-    try:
-        if path.suffix == ".npy":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, figures.to_uint8(images))
-        elif path.suffix.lower() in SUFFIXES:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figures.image_grid(images, columns=round(count**0.5)).save(path)
-        else:
-            _save_each(images, [f"{i:06d}" for i in range(count)], path)
-    except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror})") from error
+    checks.whole_number("count", count, most=2**40)
+    run = RunFolder(run_folder)
+    model = run.model().to(resolve_device(device))
+    path = Path(out) if out else run.path / "figures" / "samples.png"
+    with seeded(seed), _writing(path):
+        _write_samples((model.sample(n).cpu() for n in _sizes(count)), count, path)
     console.print(f"{count} samples in {path}", soft_wrap=True)
     return path
 
 
+def _sizes(count: int) -> Iterator[int]:
+    yield from (min(_BATCH, count - start) for start in range(0, count, _BATCH))
+
+
+def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
+    """To a grid, an array or a folder, as the path's suffix says; a batch at a time but for the grid."""
+    if path.suffix == ".npy":
+        with _moved_into_place(path) as temporary:
+            array, start = None, 0
+            for pixels in map(figures.to_uint8, images):
+                if array is None:
+                    array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *pixels.shape[1:]))
+                array[start : start + len(pixels)] = pixels
+                start += len(pixels)
+    elif path.suffix.lower() in SUFFIXES:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures.image_grid(torch.cat(list(images)), columns=round(count**0.5)).save(path)
+    else:
+        numbers = iter(range(count))
+        for batch in images:
+            _save_each(batch, [f"{next(numbers):06d}" for _ in batch], path)
+
+
 def reconstruct(
-    run_folder: Path, images: list[Path], out: Path, latents: Latents = "mean", seed: int = 0, device: str = "cpu"
+    run_folder: Path, images: list[Path], out: Path, latents: Latents = "mean", seed: int = 0, device: str = "auto"
 ) -> Path:
-    """Reconstruct images with a trained run: one file each, and a figure of originals above reconstructions.
+    """Reconstruct image files with a trained run: one file each, and a figure of originals above reconstructions.
 
     Args:
         run_folder: the folder of a trained run.
-        images: files, or folders of them; cropped to the centre square and resized as the model needs.
+        images: files, or folders of them; cropped to the centre square and resized to the model's size.
         out: folder for the reconstructions and comparison.png.
-        latents: decode the posterior's mean, or one sample of it.
-        seed: of the samples.
-        device: where to compute, e.g. cpu or cuda.
+        latents: decode the posterior mean, or one sample of the posterior.
+        seed: seed of the samples.
+        device: cpu, cuda or mps; auto: a GPU where there is one.
 
     Returns:
         The folder.
 
     Raises:
-        RunError: the folder is no run, or the output cannot be written.
-        DataError: a file does not exist or is no image.
+        RunError: the folder is not a run, or the output cannot be written.
+        DataError: a file does not exist or is not an image.
     """
-    model = RunFolder(Path(run_folder)).model().to(resolve_device(device))
-    files = _image_files(images)
-    shape = model.image_shape
+    model = RunFolder(run_folder).model().to(resolve_device(device))
+    files, out = _image_files(images), Path(out)
     names = _distinct([file.stem for file in files])
-    written = {(Path(out) / f"{name}.png").resolve() for name in [*names, "comparison"]}
+    written = {(out / f"{name}.png").resolve() for name in [*names, "comparison"]}
     if overwritten := [file for file in files if file.resolve() in written]:
         raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
-    originals = to_float(np.stack([_load(file, shape[0], shape[1]) for file in files]), device)
-    torch.manual_seed(checks.seed(seed))
-    rebuilt = torch.cat([model.reconstruct(batch, latents) for batch in originals.split(500)])
-    out = Path(out)
-    try:
-        _save_each(rebuilt, names, out)
-        figures.save_rows({"original": originals[:16], "reconstruction": rebuilt[:16]}, out / "comparison.png")
-    except OSError as error:
-        raise RunError(f"{out} could not be written ({error.strerror})") from error
+    compared: list[tuple[Tensor, Tensor]] = []
+    with seeded(seed), _writing(out):
+        for start in range(0, len(files), _BATCH):
+            chunk = slice(start, start + _BATCH)
+            originals = to_float(np.stack([_load(file, *model.image_shape[:2]) for file in files[chunk]]), model.device)
+            rebuilt = model.reconstruct(originals, latents)
+            _save_each(rebuilt, names[chunk], out)
+            compared = compared or [(originals[:_COMPARED], rebuilt[:_COMPARED])]
+        rows = dict(zip(("original", "reconstruction"), compared[0], strict=True))
+        figures.save_rows(rows, out / "comparison.png")
     console.print(f"{len(files)} reconstructions and comparison.png in {out}", soft_wrap=True)
     return out
 
 
+@flat
 def encode(
     run_folder: Path,
     out: Path,
     data: str | None = None,
-    image_size: int | None = None,
-    crop: int | None = None,
-    on_bad_image: OnBadImage = "skip",
-    device: str = "cpu",
+    images: ImageOptions = ImageOptions(),
+    device: str = "auto",
 ) -> Path:
-    """Write the posterior means of images to a parquet file: file or index, split, label, and one column per latent.
+    """Write the latent codes of images to a Parquet file: file or index, split, label, and one column per latent.
+
+    A code is the posterior's mean, on a sphere its mean direction.
 
     Args:
         run_folder: the folder of a trained run.
-        out: the parquet file to write.
+        out: the Parquet file to write.
         data: images to encode instead of the run's own; as in evae train.
-        image_size: resize other images to this; default: their own, which must be the model's.
-        crop: side of the centre crop of other images.
-        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
-        device: where to compute, e.g. cpu or cuda.
+        images: how other images are read.
+        device: cpu, cuda or mps; auto: a GPU where there is one.
 
     Returns:
-        The parquet file.
+        The Parquet file.
 
     Raises:
-        RunError: the folder is no run, or the file cannot be written.
+        RunError: the folder is not a run, or the file cannot be written.
         DataError: the images cannot be used with this model.
     """
-    folder, out = Path(run_folder), Path(out)
-    model = RunFolder(folder).model().to(resolve_device(device))
-    store = images_for(RunFolder(folder), model, data, ImageOptions(image_size, crop, on_bad_image))
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        writer, written = None, 0
-        for images in (store.train, store.holdout):
-            start = 0
-            for batch in batches(images, resolve_device(device), f"encoding {images.split}"):
-                with torch.no_grad():
-                    latents = model.encode(batch).cpu()
-                table = _latent_table(images, start, latents, store.class_names)
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
-                writer.write_table(table)
-                written += table.num_rows
-                start += len(batch)
-        assert writer is not None  # a store has images in both splits
-        writer.close()
-        os.replace(temporary, out)
-    except OSError as error:
-        raise RunError(f"{out} could not be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    run, out = RunFolder(run_folder), Path(out)
+    model = run.model().to(resolve_device(device))
+    store = images_for(run, model, data, images)
+    with _writing(out), _moved_into_place(out) as temporary:
+        written = _write_codes(model, store, temporary)
     console.print(f"{written} latent codes in {out}", soft_wrap=True)
     return out
+
+
+@torch.no_grad()
+def _write_codes(model: VAE, store: Store, path: Path) -> int:
+    """The codes of all splits, to a Parquet file; returns their number."""
+    writer, written = None, 0
+    for images in filter(None, (store.train, store.validation, store.holdout)):
+        start = 0
+        for batch in batches(images, model.device, f"encoding {images.split}"):
+            table = _latent_table(images, start, model.encode(batch).cpu(), store.class_names)
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+            written += table.num_rows
+            start += len(batch)
+    assert writer is not None  # a store has images in both splits
+    writer.close()
+    return written
+
+
+@contextmanager
+def _moved_into_place(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when it is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the output where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def _latent_table(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:

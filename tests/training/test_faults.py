@@ -23,7 +23,7 @@ def _train_until(cache, blobs, out, last_event, options):
     """Train, but for a SIGKILL at the so-manieth change to the run folder or step taken."""
     import torch
 
-    from evae.training import fit
+    from evae.training.trainer import Trainer
 
     os.environ["EVAE_CACHE"] = str(cache)
     torch.set_num_threads(1)
@@ -40,13 +40,13 @@ def _train_until(cache, blobs, out, last_event, options):
         if event in changes and arguments and str(out) in str(arguments[0]):
             count()
 
-    original = fit._step
+    original = Trainer.step
 
     def step(*arguments):
         count()
         return original(*arguments)
 
-    fit._step = step
+    Trainer.step = step
     sys.addaudithook(audit)
     train(blobs, out, resume="auto", **SETTINGS | options)
 

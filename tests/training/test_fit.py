@@ -21,8 +21,9 @@ from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
 from evae.runs import RunFolder, checkpoints
-from evae.training import DivergedError, InterruptedRun, StoppedError, fit
-from evae.training.batches import Feed
+from evae.training import DivergedError, InterruptedRun, StoppedError
+from evae.training.batches import BatchLoader
+from evae.training.trainer import Trainer
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
 
@@ -33,7 +34,7 @@ def options(blobs):
 
 def interrupt_at(monkeypatch, step_number, signum=signal.SIGINT):
     """Raise a signal while the given step is taken, and let every step report."""
-    original, calls = fit._step, []
+    original, calls = Trainer.step, []
 
     def step(*args):
         calls.append(1)
@@ -41,8 +42,8 @@ def interrupt_at(monkeypatch, step_number, signum=signal.SIGINT):
             signal.raise_signal(signum)
         return original(*args)
 
-    monkeypatch.setattr(fit, "_step", step)
-    return lambda: monkeypatch.setattr(fit, "_step", original)
+    monkeypatch.setattr(Trainer, "step", step)
+    return lambda: monkeypatch.setattr(Trainer, "step", original)
 
 
 def test_a_run_folder_is_complete(options, tmp_path):
@@ -104,7 +105,7 @@ def test_same_seed_same_weights(options, tmp_path):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(options, tmp_path, monkeypatch, at, signum):
     whole = train(out=tmp_path / "whole", log_every=1, **options)
     restore = interrupt_at(monkeypatch, at, signum)
-    with pytest.raises(InterruptedRun, match=rf"{signal.Signals(signum).name} at step {at} .*--resume auto") as stopped:
+    with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(signum).name}; step {at} is saved .*--resume auto") as stopped:
         train(out=tmp_path / "parts", log_every=1, **options)
     assert stopped.value.exit_code == (130 if signum == signal.SIGINT else 75)
     restore()
@@ -114,7 +115,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(options, tmp_path, monk
 
 def test_a_time_limit_stops_as_a_signal_does(options, tmp_path):
     whole = train(out=tmp_path / "whole", **options)
-    with pytest.raises(InterruptedRun, match="stopped by the time limit at step 6 ") as stopped:
+    with pytest.raises(InterruptedRun, match="interrupted by the time limit; step 6 ") as stopped:
         train(out=tmp_path / "parts", time_limit=1e-9, **options)
     assert stopped.value.exit_code == 75
     assert same_run(whole, train(out=tmp_path / "parts", resume="auto", **options))
@@ -172,7 +173,7 @@ def test_a_model_that_cannot_be_compiled(options, tmp_path, monkeypatch):
     def step(*args):
         raise Unsupported("no compiler")
 
-    monkeypatch.setattr(fit, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(ConfigError, match="cannot be compiled here .*--compile off trains without"):
         train(out=tmp_path / "run", **options)
 
@@ -206,7 +207,7 @@ def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(options, tmp_pat
         state = (last / "state.json").read_text()
         (last / "state.json").write_text(state.replace("12", "13", 1))
     train(out=parts, resume="auto", **options)
-    assert "going on from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
+    assert "continuing from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
     assert same(weights(whole), weights(parts))
 
 
@@ -224,7 +225,7 @@ def test_a_file_in_the_place_of_a_checkpoint(options, tmp_path, capsys):
     shutil.rmtree(parts / "checkpoints" / "last")
     (parts / "checkpoints" / "last").write_text("")
     train(out=parts, resume="auto", **options)
-    assert "going on from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
+    assert "continuing from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
     assert same(weights(whole), weights(parts))
 
 
@@ -232,7 +233,7 @@ def test_a_file_in_the_place_of_a_checkpoint(options, tmp_path, capsys):
 def test_a_signal_before_the_first_step(options, tmp_path, monkeypatch, signum):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signum))
-    with pytest.raises(StoppedError, match=f"stopped by {signum.name} while no step was being taken") as stop:
+    with pytest.raises(StoppedError, match=f"received {signum.name} outside the training loop") as stop:
         train(out=tmp_path / "run", **options)
     assert stop.value.exit_code == 75
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
@@ -248,7 +249,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(options, tmp_path, i
     shutil.rmtree(out / "checkpoints")
     if instead:
         (out / "checkpoints").write_text("")
-    with pytest.raises(RunError, match="holds a model, but its checkpoints are gone; --overwrite starts anew"):
+    with pytest.raises(RunError, match="contains a model but no checkpoint to resume from; use --overwrite"):
         train(out=out, resume="auto", **options)
     assert before[0] == (out / "metrics.jsonl").read_text()
     assert same(before[1], weights(out))
@@ -340,7 +341,7 @@ def test_sigterm_from_outside(blobs, tmp_path):
                 break
         rest = process.stderr.read()
     assert process.returncode == 75
-    assert "stopped by SIGTERM at step" in rest
+    assert "interrupted by SIGTERM; step" in rest
     state = checkpoints._read_state_file(tmp_path / "run" / "checkpoints" / "last")
     assert state["progress"]["step"] >= 12
 
@@ -357,7 +358,7 @@ class TestRefusals:
 
     def test_overwrite_replaces_runs_only(self, options, tmp_path):
         (tmp_path / "thesis.tex").write_text("my only copy")
-        with pytest.raises(RunError, match="exists and is no run folder; choose another --out"):
+        with pytest.raises(RunError, match="exists but is not an evae run; choose another --out"):
             train(out=tmp_path, overwrite=True, **options)
         assert (tmp_path / "thesis.tex").exists()
         (tmp_path / "file").write_text("")
@@ -392,11 +393,11 @@ class TestRefusals:
         [
             ({"model": EVAE, "image_size": 20}, "no network for images of shape"),
             ({"image_size": 32}, "the encoder|the network"),  # of a model that takes 16 pixels, grey
-            ({"devices": 3}, "cannot be shared out"),
+            ({"devices": 3}, "is not divisible by 3 devices"),
             ({"strategy": "fsdp", "devices": 2, "ema": 0.9}, "ema is not for"),
             ({"crop": 0}, "the crop must be positive"),
-            ({"out": "taken"}, "taken exists and is no run folder"),
-            ({"out": "taken/letter.txt/run"}, "run cannot be made: .*letter.txt is no folder"),
+            ({"out": "taken"}, "taken exists but is not an evae run"),
+            ({"out": "taken/letter.txt/run"}, "run cannot be made: .*letter.txt is not a folder"),
             ({"num_nodes": 2}, "start it on each machine with torchrun"),
             ({"logger": "notebook"}, "logger must be one of"),
         ],
@@ -419,7 +420,7 @@ class TestRefusals:
             ({"learning_rate": 0.0}, "learning_rate"),
             ({"seed": -1}, "seed"),
             ({"log_every": 0}, "log_every"),
-            ({"warmup": -1.0}, "warmup must be a number of epochs"),
+            ({"warmup": -1.0}, "warmup must be 0 or positive"),
             ({"warmup": 3.0, "decay": "cosine"}, "leaves nothing of 3 to decay in"),
             ({"divergence_warmup": math.inf}, "divergence_warmup"),
             ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
@@ -427,9 +428,9 @@ class TestRefusals:
             ({"patience": 0}, "patience"),
             ({"time_limit": 0.0}, "time_limit"),
             ({"devices": 0}, "devices"),
-            ({"devices": 3}, "batch_size 8 cannot be shared out equally to 3 devices"),
-            ({"decay": "linear"}, "decay must be none or cosine, not 'linear'"),
-            ({"on_nonfinite": "Skip"}, "on_nonfinite must be stop or skip"),
+            ({"devices": 3}, "batch_size 8 is not divisible by 3 devices"),
+            ({"decay": "linear"}, "decay must be one of none, cosine, not 'linear'"),
+            ({"on_nonfinite": "Skip"}, "on_nonfinite must be one of stop, skip"),
             ({"precision": "float16"}, "precision must be one of 32-true"),
             ({"precision": "tf32"}, "tf32 is for CUDA devices"),
             ({"resume": "auto", "overwrite": True}, "contradict"),
@@ -491,7 +492,7 @@ def test_the_divergence_warms_up(options, tmp_path, family):
     lines = [line for line in RunFolder(out).metrics() if "epoch" not in line]
     divergence = "penalty" if family is SmallEVAE else "kl"
     warmth = [min(1.0, (k + 0.5) / 12) for k in range(24)]
-    assert [line["warmth"] for line in lines] == pytest.approx(warmth)
+    assert [line["divergence_weight"] for line in lines] == pytest.approx(warmth)
     # Lines hold means over the epoch so far: the first of each epoch is one step.
     for line, warm in list(zip(lines, warmth, strict=True))[::6]:
         assert line["loss"] == pytest.approx(line["reconstruction"] + warm * line[divergence], rel=1e-5)
@@ -516,15 +517,15 @@ def test_the_average_is_exponential(options, tmp_path):
     options |= {"batch_size": 24}
     one = train(out=tmp_path / "one", **options | {"epochs": 1})
     first, second = [], []
-    original = fit._step
+    original = Trainer.step
 
-    def step(loop, *args):
-        terms = original(loop, *args)
-        (second if first else first).append({k: v.clone() for k, v in loop.network.state_dict().items()})
+    def step(trainer, *args):
+        terms = original(trainer, *args)
+        (second if first else first).append({k: v.clone() for k, v in trainer.network.state_dict().items()})
         return terms
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "_step", step)
+        patch.setattr(Trainer, "step", step)
         out = train(out=tmp_path / "run", ema=0.9, **options | {"epochs": 1})
     assert same(weights(one), weights(out / "checkpoints" / "last"))
     for name, value in weights(out).items():
@@ -534,13 +535,13 @@ def test_the_average_is_exponential(options, tmp_path):
 
 def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, monkeypatch, capsys):
     losses = iter([1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0])
-    original = fit._validate
-    monkeypatch.setattr(fit, "_validate", lambda *args: original(*args) | {"holdout_loss": next(losses)})
+    original = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda *args: original(*args) | {"holdout_loss": next(losses)})
     options |= {"epochs": 8}
     out = train(out=tmp_path / "run", patience=2, warmup=2, **options)
     epochs = [line["epoch"] for line in RunFolder(out).metrics()]
     assert epochs == [1, 2, 3, 4, 5, 6]  # the best after the warm-up is the fourth, and two follow it
-    assert "trained for 6 epochs, 2 of them without a lower hold-out loss" in " ".join(capsys.readouterr().err.split())
+    assert "trained for 6 epochs, 2 of them without a lower validation loss" in " ".join(capsys.readouterr().err.split())
     best = out / "checkpoints" / "best"
     assert RunFolder(best).metrics()[-1]["epoch"] == 4
     assert isinstance(VAE.from_pretrained(best), SmallEVAE)
@@ -550,21 +551,21 @@ def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, mon
 
 def poisoned(monkeypatch, bad_step):
     """Not a number in the images of one step of the first epoch."""
-    original = Feed.__call__
+    original = BatchLoader.__call__
 
     def call(self, epoch, step):
         images = original(self, epoch, step)
         return images * math.nan if (epoch, step) == (0, bad_step) else images
 
-    monkeypatch.setattr(Feed, "__call__", call)
+    monkeypatch.setattr(BatchLoader, "__call__", call)
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(options, tmp_path, monkeypatch):
     out = train(out=tmp_path / "run", **options | {"epochs": 1})
     before = weights(out / "checkpoints" / "last")
-    original = Feed.__call__
+    original = BatchLoader.__call__
     monkeypatch.setattr(
-        Feed, "__call__", lambda self, epoch, step: original(self, epoch, step) * (math.nan if step == 3 else 1)
+        BatchLoader, "__call__", lambda self, epoch, step: original(self, epoch, step) * (math.nan if step == 3 else 1)
     )
     expected = batch_indices(0, 1, 3, 48, 8)
     message = rf"at step 10: its reconstruction is nan for the batch of training images {expected[0]}, .*nonfinite.json"
@@ -590,7 +591,7 @@ def test_steps_that_are_not_finite_can_be_skipped(options, tmp_path, monkeypatch
 
 
 def test_every_step_of_an_epoch_is_skipped(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(Feed, "__call__", lambda self, epoch, step: torch.full((8, 1, 16, 16), math.nan))
+    monkeypatch.setattr(BatchLoader, "__call__", lambda self, epoch, step: torch.full((8, 1, 16, 16), math.nan))
     with pytest.raises(DivergedError, match="no loss of epoch 1 is finite"):
         train(out=tmp_path / "run", on_nonfinite="skip", **options)
 
@@ -607,7 +608,7 @@ def test_out_of_memory(options, tmp_path, monkeypatch, error):
     def step(*args):
         raise error
 
-    monkeypatch.setattr(fit, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(ConfigError, match="out of memory with batches of 8 images: lower --batch_size"):
         train(out=tmp_path / "run", **options)
 
@@ -615,7 +616,7 @@ def test_out_of_memory(options, tmp_path, monkeypatch, error):
 def test_images_larger_than_a_gpu_are_read_ahead(blobs):
     """The same batches as without."""
     images = open_store(blobs, 16).train
-    plain, ahead = (Feed(images, torch.device("cpu"), 8, seed=3) for _ in range(2))
+    plain, ahead = (BatchLoader(images, torch.device("cpu"), 8, seed=3) for _ in range(2))
     ahead._reader = ThreadPoolExecutor(1)
     for epoch, step in [(0, 0), (0, 1), (0, 5), (1, 0), (1, 1)]:
         assert torch.equal(plain(epoch, step), ahead(epoch, step))
@@ -623,7 +624,7 @@ def test_images_larger_than_a_gpu_are_read_ahead(blobs):
 
 def test_resident_images(blobs):
     images = open_store(blobs, 16).train
-    plain, resident = (Feed(images, torch.device("cpu"), 8, seed=3, rank=1, world_size=2) for _ in range(2))
+    plain, resident = (BatchLoader(images, torch.device("cpu"), 8, seed=3, rank=1, world_size=2) for _ in range(2))
     resident._resident = torch.from_numpy(images.images.copy())
     for epoch, step in [(0, 0), (0, 5), (1, 0)]:
         assert torch.equal(plain(epoch, step), resident(epoch, step))
@@ -656,8 +657,8 @@ def test_cuda(options, tmp_path, precision, compiled):
 @pytest.mark.gpu
 def test_batches_on_a_gpu_are_those_on_a_cpu(blobs):
     images = open_store(blobs, 16).train
-    here, there = (Feed(images, torch.device(name), 8, seed=3) for name in ("cpu", "cuda"))
-    ahead = Feed(images, torch.device("cuda"), 8, seed=3)
+    here, there = (BatchLoader(images, torch.device(name), 8, seed=3) for name in ("cpu", "cuda"))
+    ahead = BatchLoader(images, torch.device("cuda"), 8, seed=3)
     ahead._resident, ahead._reader = None, ThreadPoolExecutor(1)
     for epoch, step in [(0, 0), (0, 1), (0, 5), (1, 0)]:
         assert torch.equal(here(epoch, step), there(epoch, step).cpu())

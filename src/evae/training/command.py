@@ -37,8 +37,8 @@ from evae.training.sharding import check_shardable
 ImageShape = tuple[int, int, int]
 
 _CHOSEN_BY_HOLDOUT = (
-    "the best epoch (and --patience) is chosen by the hold-out images, which evae evaluate measures, too; --validation 0.1 "
-    "chooses by a tenth of the training images instead"
+    "the best epoch (and --patience) is chosen by the hold-out images, which evae evaluate measures, too; "
+    "--validation 0.1 chooses by a tenth of the training images instead"
 )
 
 
@@ -56,16 +56,15 @@ def train(
 ) -> Path:
     """Train a model on images and write a run folder: configuration, metrics, checkpoints, model and figures.
 
-    The fields of ``images``, ``recipe``, ``run``, ``compute`` and ``logging`` can be given as keywords of this function:
-    ``train("mnist5k", "runs/a", EVAE, epochs=3)``.
+    The fields of the last five parameters are keywords, too: ``train("mnist5k", "runs/a", EVAE, epochs=3)``.
 
     Args:
         data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of images,
             Parquet or Arrow files, or an .npz or .npy file. With hf-stream: before an id or a folder of Parquet files,
             training images are read on demand instead of being decoded to the cache (experimental).
         out: the run folder to write.
-        model: a family (see evae models) or an import path of your own, e.g. mypackage.nets.MyVAE; its hyperparameters are
-            set by --model.NAME, e.g. --model.latent_dim 64.
+        model: a family (see evae models) or an import path of your own, e.g. mypackage.nets.MyVAE; its hyperparameters
+            are set by --model.NAME, e.g. --model.latent_dim 64.
         images: how images are read.
         recipe: optimisation.
         run: what to do with an existing run, and when to stop.

@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run do together: agree on failures, so that none waits for another that has failed."""
+"""What the ranks of a distributed run agree on, so that none waits for another that has failed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

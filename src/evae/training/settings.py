@@ -23,11 +23,12 @@ class Recipe:
 
     Args:
         epochs: number of epochs (the last incomplete batch of each epoch is dropped).
-        batch_size: images per optimizer step, over all devices; also eq. (10)'s M of an EVAE, unless --model.n is given.
+        batch_size: images per optimizer step, over all devices; also eq. (10)'s M of an EVAE, unless --model.n says
+            otherwise.
         learning_rate: Adam learning rate.
         seed: seed of the weights, the order of the images and the posterior samples.
-        validation: fraction of the training images to hold back; they choose the best epoch and end patience, instead of
-            the hold-out images.
+        validation: fraction of the training images to hold back; they choose the best epoch and end patience, instead
+            of the hold-out images.
         warmup: epochs of linear learning-rate warm-up, may be fractional.
         decay: cosine decays the learning rate to 0 at the end of the last epoch.
         divergence_warmup: epochs of linear KL (or penalty) warm-up from weight 0, may be fractional.

@@ -75,7 +75,8 @@ class RunWriter:
         """
         if broken := [name for name, value in line.items() if not math.isfinite(value)]:
             raise DivergedError(
-                f"{broken[0]} is not finite at step {progress.step}; what was saved is kept; try a lower --learning-rate"
+                f"{broken[0]} is not finite at step {progress.step}; what was saved is kept; try a lower "
+                "--learning-rate"
             )
         on_rank_zero(self.fabric, partial(self.run.append_metrics, line, progress))
         if self.fabric.is_global_zero:

@@ -1,0 +1,187 @@
+"""Commands as options: a function's parameters and the fields of its dataclass parameters, grouped and documented."""
+
+import re
+from argparse import SUPPRESS
+from collections.abc import Callable, Collection
+from inspect import signature
+from pathlib import Path
+from typing import Any, NoReturn
+
+from docstring_parser import parse
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from evae.errors import EvaeError
+from evae.settings import groups
+
+
+class UsageError(EvaeError):
+    """Options that cannot be understood."""
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Options with dashes, defaults where there are some, no Python types."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = action.help or ""
+        default = None if action.default == SUPPRESS else action.default
+        if not action.option_strings or isinstance(default, bool) or "help" in action.dest:
+            return text
+        if action.required:
+            text = f"{text.rstrip('.')} (required)"
+        elif default is not None and "default:" not in text:
+            text = f"{text.rstrip('.')} (default: {_shown(default)})"
+        return text.rstrip(".")
+
+    def _format_action_invocation(self, action: Any) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(dashed(name) for name in action.option_strings)
+        if getattr(action, "_typehint", None) is bool:
+            return names
+        return f"{names} {self._format_args(action, self._get_default_metavar_for_optional(action))}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: Any) -> str:
+        kinds = {int: "N", float: "X", Path: "PATH"}
+        hint = getattr(action, "_typehint", action.type)
+        found = [kinds[kind] for kind in (hint, *getattr(hint, "__args__", ())) if kind in kinds]
+        return found[0] if found else super()._get_default_metavar_for_optional(action)
+
+
+def _shown(default: Any) -> str:
+    """A default as it would be typed."""
+    if isinstance(default, dict) or hasattr(default, "class_path"):
+        path = default["class_path"] if isinstance(default, dict) else default.class_path
+        return str(path).removeprefix("evae.")
+    return str(default)
+
+
+def dashed(option: str) -> str:
+    """--batch-size for --batch_size; hyperparameters of a model, --model.latent_dim, keep their names."""
+    return option if "." in option else option.replace("_", "-")
+
+
+class Options:
+    """The command line of one function.
+
+    Args:
+        function: typed and documented; its dataclass parameters become one group of options each, titled by the first
+            line of the dataclass's docstring.
+        positional: names of parameters that are given without a flag.
+        first: options to show before all others.
+        hidden: parameters that are for Python only.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        positional: tuple[str, ...] = (),
+        first: tuple[str, ...] = (),
+        hidden: tuple[str, ...] = (),
+    ) -> None:
+        self.function, self.groups = function, groups(function)
+        self.prog = f"evae {function.__name__}"
+        options = self
+        described = parse(function.__doc__ or "")
+
+        class Parser(ArgumentParser):
+            def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+                raise UsageError(f"{options._sentence(message)} ({options.prog} --help lists the options)")
+
+        usage = " ".join([self.prog, *(name.upper() for name in positional), "[options]"])
+        self.parser = Parser(
+            prog=self.prog,
+            usage=usage,
+            description=described.short_description,
+            allow_abbrev=False,
+            formatter_class=_Formatter,
+        )
+        self.parser.add_argument("--config", action="config", help="read options from a YAML file")
+        helps = {parameter.arg_name: parameter.description for parameter in described.params}
+        for name in positional:
+            annotation = signature(function).parameters[name].annotation
+            many = "+" if annotation == list[Path] else None
+            self.parser.add_argument(name, type=Path, metavar=name.upper(), help=helps.get(name), nargs=many)
+        if first:
+            shared = self.parser.add_argument_group("most used options")
+            for name in first:
+                self._add(shared, {name})
+        self._add_groups({*positional, *hidden, *first})
+        general: list[Any] = self.parser._action_groups  # type: ignore[assignment]
+        general.append(general.pop(1))  # --help and --config come last
+        self.flags = {f"--{a.dest}" for a in self.parser._actions if getattr(a, "_typehint", None) is bool}
+
+    def _add_groups(self, skip: set[str]) -> None:
+        """The function's own parameters in one group, the fields of each dataclass in another."""
+        own = set(signature(self.function).parameters) - self.groups.keys() - skip
+        if own:
+            self._add(self.parser.add_argument_group("options"), own)
+        for cls in self.groups.values():
+            if fields := set(signature(cls).parameters) - skip:
+                heading = parse(cls.__doc__ or "").short_description or cls.__name__
+                self._add(self.parser.add_argument_group(heading.rstrip(".").lower()), fields)
+
+    def _add(self, group: Any, wanted: set[str]) -> None:
+        """Add the parameters and fields of these names to a group of options."""
+        names = set(signature(self.function).parameters)
+        if wanted & names:
+            group.add_function_arguments(self.function, as_group=False, as_positional=False, skip=names - wanted)
+        for cls in self.groups.values():
+            fields = set(signature(cls).parameters)
+            if wanted & fields:
+                group.add_class_arguments(cls, None, as_group=False, skip=fields - wanted)
+
+    def parse(self, arguments: list[str]) -> dict[str, Any]:
+        """The function's arguments.
+
+        Raises:
+            UsageError: an option is unknown or has a wrong value.
+            ConfigError: a setting cannot work.
+        """
+        try:
+            options = vars(self.parser.parse_args(_spelled(arguments, self.flags)))
+        except (RecursionError, UnicodeDecodeError) as error:
+            raise UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
+        del options["config"]
+        for name, cls in self.groups.items():
+            options[name] = cls(**{field: options.pop(field) for field in signature(cls).parameters})
+        return options
+
+    def _sentence(self, report: str) -> str:
+        """What jsonargparse reports over several nested lines, as one sentence: that of the innermost."""
+        text = " ".join(re.sub(r"<class '([\w.]+)'>", r"\1", report).split())
+        parts = re.split(r'Parser key "([^"]+)":', text)
+        option, statement = ".".join(parts[1::2]), parts[-1].strip()
+        statement = re.split(r"\. Got value: Namespace", statement)[0]
+        statement = re.sub(r"^Type .* expects a function or a callable class: ", "", statement)
+        rules = {
+            r"^Expected a dot import path string: (.*)": rf"unknown \1; known are {', '.join(_families())}",
+            r"^Import path (\S+) does not correspond .*": rf"unknown \1; known are {', '.join(_families())}",
+            r"^Option '(.*)' is not accepted.*": r"the model has no option '\1'",
+            r".*Subtypes: \[(.*?)(?:, NoneType)?\] Errors: .* Given value: (.*)": r"expected \1, not \2",
+            r"^Expected an? (.*)\. Got value: (.*)": r"expected \1, not \2",
+        }
+        for pattern, replacement in rules.items():
+            statement = re.sub(pattern, replacement, statement)
+        statement = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", statement).rstrip(".")
+        known = {action.dest for action in self.parser._actions}
+        if option and option.split(".")[0] not in known:
+            option = f"model.{option}"
+        return f"{dashed('--' + option)}: {statement}" if option else statement
+
+
+def _families() -> Collection[str]:
+    from evae.models.catalogue import families
+
+    return families()
+
+
+def _spelled(arguments: list[str], flags: set[str]) -> list[str]:
+    """--on-bad-image is --on_bad_image; --overwrite is --overwrite=true, but for one before true or false."""
+    spelled = []
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        option, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+        alone = option in flags and not equals and following not in ("true", "false")
+        spelled.append(f"{option}=true" if alone else option + equals + value)
+    return spelled
