@@ -65,7 +65,7 @@ class Options:
 
     Args:
         function: typed and documented; its dataclass parameters become one group of options each, titled by the first
-            line of the dataclass's docstring.
+            words of the dataclass's docstring, up to a colon.
         positional: names of parameters that are given without a flag.
         first: options to show before all others.
         hidden: parameters that are for Python only.
@@ -118,7 +118,7 @@ class Options:
         for cls in self.groups.values():
             if fields := set(signature(cls).parameters) - skip:
                 heading = parse(cls.__doc__ or "").short_description or cls.__name__
-                self._add(self.parser.add_argument_group(heading.rstrip(".").lower()), fields)
+                self._add(self.parser.add_argument_group(heading.partition(":")[0].lower()), fields)
 
     def _add(self, group: Any, wanted: set[str]) -> None:
         """Add the parameters and fields of these names to a group of options."""

@@ -1,8 +1,10 @@
-"""Several processes train like one."""
+"""Several processes train together, and stop together."""
 
 import multiprocessing
 import os
+import shutil
 import socket
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,14 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from evae import EVAE, train
+from evae import EVAE, VAE, open_store, train
 from evae.errors import ConfigError, EvaeError
+from evae.models.encoders import PointEncoder
+from evae.models.likelihoods import BernoulliLikelihood
+from evae.models.objectives import Objective
+from evae.models.priors import NormalPrior
 from evae.runs import RunFolder
-from evae.runs.checkpoints import distributed_like as laid_out_as
-from evae.runs.checkpoints import full_tensor as whole
+from evae.runs.checkpoints import distributed_like, full_tensor
 from evae.training.fabric import open_fabric
-from evae.training.ranks import SharedNoise, synchronise_batch_norm
+from evae.training.settings import Compute, Recipe
 from evae.training.sharding import check_shardable
+from evae.training.trainer import Trainer, noise_seed, validation_seed
 from tests.data.test_streams import png
 from tests.training.small import SETTINGS, SmallEVAE, weights
 
@@ -47,21 +53,39 @@ def in_two(work, cache, *arguments):
     assert [process.exitcode for process in both] == [0, 0]
 
 
-class DoubleEVAE(SmallEVAE):
-    """Of a name that the processes can import."""
+class Deterministic(VAE):
+    """Without noise and batch normalisation, whose draws and statistics are each rank's own."""
+
+    def __init__(self, image_shape, latent_dim=2):
+        body = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU())
+        super().__init__(
+            image_shape,
+            PointEncoder(body, image_shape, latent_dim),
+            NormalPrior(latent_dim),
+            nn.Sequential(nn.Linear(latent_dim, 256), nn.Unflatten(1, image_shape)),
+            BernoulliLikelihood(),
+            KeepNear(),
+        )
+
+
+class KeepNear(Objective):
+    """Squared codes."""
+
+    divergence_name = "squares"
+
+    def divergence(self, model, q):
+        return q.mean.square().sum(-1)
 
 
 def _train(data, out, options):
-    train(data, out, resume="auto", devices=2, sync_batchnorm=True, **SETTINGS | options)
-
-
-DOUBLE = {"model": DoubleEVAE, "precision": "64-true", "log_every": 1, "learning_rate": 3e-3}
+    train(data, out, resume="auto", devices=2, **SETTINGS | options)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "gradient_clip": 1.0, "divergence_warmup": 1}])
 def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
-    options = DOUBLE | options
-    one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
+    """Of a deterministic objective."""
+    options |= {"model": Deterministic, "precision": "64-true", "log_every": 1, "learning_rate": 3e-3}
+    one = train(blobs, tmp_path / "one", **SETTINGS | options)
     in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": 2})
     in_two(_train, cache, blobs, tmp_path / "two", options)  # resumed
     ours, theirs = (RunFolder(folder).metrics() for folder in (one, tmp_path / "two"))
@@ -74,10 +98,45 @@ def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
         torch.testing.assert_close(value, weights(tmp_path / "two")[name], rtol=1e-6, atol=1e-8)
 
 
-def test_shared_out_weights_train_as_whole_ones(cache, blobs, tmp_path):
+def _noise(path):
+    fabric = open_fabric(Compute("cpu", 2))
+    fabric.launch()
+    drawn = []
+
+    class Recorder(Deterministic):
+        def forward(self, images):
+            drawn.append(torch.rand(3))
+            return super().forward(images)
+
+    store = open_store(path, 16)
+    trainer = Trainer(fabric, Recorder((1, 16, 16)), store.train, Recipe(batch_size=8))
+    for number in (0, 1, 6):
+        trainer.step(number)
+    torch.save(torch.stack(drawn), f"{path}-{fabric.global_rank}")
+
+
+def test_each_rank_and_step_has_noise_of_its_own(cache, blobs, tmp_path):
+    """The first rank's is that of a single process."""
+    data = str(shutil.copy(blobs, tmp_path / "blobs.npz"))
+    in_two(_noise, cache, data)
+    first, second = (torch.load(f"{data}-{rank}", weights_only=True) for rank in (0, 1))
+    assert len(torch.cat([first, second]).unique()) == 18
+    for number, drawn in zip(((0, 0), (0, 1), (1, 0)), first, strict=True):
+        torch.manual_seed(noise_seed(0, *number))
+        assert torch.equal(drawn, torch.rand(3))
+
+
+def test_noise_of_a_step_is_never_that_of_a_validation_batch():
+    numbers = range(20)
+    steps = {noise_seed(0, epoch, step, rank) for epoch in numbers for step in numbers for rank in range(3)}
+    assert len(steps) == 1200
+    assert steps.isdisjoint({validation_seed(0, batch) for batch in numbers})
+
+
+def test_sharded_weights_train_as_full_ones(cache, blobs, tmp_path):
     """Resumed with the other strategy, and from it; in float32, where biases before batch normalisation are adrift."""
-    options = {"model": SmallEVAE, "log_every": 1, "gradient_clip": 1.0, "on_nonfinite": "skip"}
-    one = train(blobs, tmp_path / "one", sync_batchnorm=True, **SETTINGS | options)
+    options = {"model": Deterministic, "log_every": 1, "gradient_clip": 1.0, "on_nonfinite": "skip"}
+    one = train(blobs, tmp_path / "one", **SETTINGS | options)
     for epochs, strategy in enumerate(("fsdp", "ddp", "fsdp"), 1):
         in_two(_train, cache, blobs, tmp_path / "two", options | {"epochs": epochs, "strategy": strategy})
     ours, theirs = (RunFolder(folder).metrics() for folder in (one, tmp_path / "two"))
@@ -86,7 +145,7 @@ def test_shared_out_weights_train_as_whole_ones(cache, blobs, tmp_path):
         assert a.keys() == b.keys()
         for name in a.keys() - {"seconds", "images_per_second"}:
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
-    assert isinstance(RunFolder(tmp_path / "two").model(), SmallEVAE)
+    assert isinstance(RunFolder(tmp_path / "two").model(), Deterministic)
 
 
 def _train_to_an_error(data, out, options):
@@ -112,88 +171,80 @@ def test_images_of_one_process_that_do_not_come(cache, tmp_path, strategy):
     assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
 
 
+class Failing(Deterministic):
+    """Fails on one rank, in the middle of its second epoch."""
+
+    failing_rank, steps = 0, 0
+
+    def forward(self, *arguments):
+        self.steps += self.training
+        if self.steps == 9 and int(os.environ["RANK"]) == self.failing_rank:
+            raise MemoryError
+        return super().forward(*arguments)
+
+
+class FailingSecond(Failing):
+    failing_rank = 1
+
+
+@pytest.mark.parametrize("model", [Failing, FailingSecond])
+def test_a_rank_that_fails_in_a_step_stops_the_others(cache, blobs, tmp_path, model):
+    """Each says one sentence, and what was saved before is there."""
+    in_two(_train_to_an_error, cache, blobs, tmp_path / "run", {"model": model})
+    said = {path.stem: path.read_text() for path in (tmp_path / "run").glob("?.txt")}
+    assert "out of memory with batches of 8 images" in said[str(model.failing_rank)]
+    assert all("out of memory" in sentence or "another process has failed" in sentence for sentence in said.values())
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+
+
+def _resume_elsewhere(data, out, options):
+    if os.environ["RANK"] == "1":
+        shutil.copytree(out, f"{out}-1")
+        state = Path(f"{out}-1/checkpoints/last/state.json")
+        state.write_text(state.read_text()[:-9])
+        shutil.rmtree(f"{out}-1/checkpoints/previous")
+        out = Path(f"{out}-1")
+    _train_to_an_error(data, out, options)
+
+
+def test_a_rank_that_cannot_load_the_checkpoint_stops_the_others(cache, blobs, tmp_path):
+    options = {"model": Deterministic}
+    train(blobs, tmp_path / "run", **SETTINGS | options | {"epochs": 2})
+    in_two(_resume_elsewhere, cache, blobs, tmp_path / "run", options)
+    assert "is damaged" in (tmp_path / "run" / "0.txt").read_text()
+
+
+def test_synchronised_batch_normalisation_needs_gpus():
+    with pytest.raises(ConfigError, match="--sync-batchnorm is for CUDA devices"):
+        open_fabric(Compute("cpu", 2, sync_batchnorm=True))
+
+
 @pytest.mark.parametrize("options", [{"likelihood": "gaussian"}, {"prior": "gaussian", "objective": "elbo"}])
-def test_weights_that_cannot_be_shared_out(options):
+def test_weights_that_cannot_be_sharded(options):
     learned = {"support_length": "learned"} if "prior" in options else {}
-    with pytest.raises(ConfigError, match="cannot share out a single number"):
+    with pytest.raises(ConfigError, match="FSDP cannot shard scalar parameters"):
         check_shardable(EVAE((1, 16, 16), 2, **options, **learned))
 
 
-def _share_out(weight, path):
-    fabric = open_fabric("cpu", 2, 1, "fsdp", "32-true")
+def _shard(weight, path):
+    fabric = open_fabric(Compute("cpu", 2, strategy="fsdp"))
     fabric.launch()
     module = nn.Linear(5, 6, bias=False)
     module.load_state_dict({"weight": weight})
     fabric.setup_module(module)
-    doubled = laid_out_as(2 * weight, module.weight)
-    parts = (module.weight.detach().to_local(), whole(module.weight.detach()), doubled.to_local())
+    doubled = distributed_like(2 * weight, module.weight)
+    parts = (module.weight.detach().to_local(), full_tensor(module.weight.detach()), doubled.to_local())
     torch.save(parts, f"{path}-{fabric.global_rank}")
 
 
-def test_each_process_has_its_share_of_a_weight(cache, tmp_path):
+def test_each_rank_has_its_shard_of_a_weight(cache, tmp_path):
     weight = torch.randn(6, 5)
-    in_two(_share_out, cache, weight, tmp_path / "out")
-    for rank, share in enumerate(weight.chunk(2)):
+    in_two(_shard, cache, weight, tmp_path / "out")
+    for rank, shard in enumerate(weight.chunk(2)):
         own, gathered, doubled = torch.load(tmp_path / f"out-{rank}", weights_only=True)
-        assert torch.equal(own, share)
+        assert torch.equal(own, shard)
         assert torch.equal(gathered, weight)
-        assert torch.equal(doubled, 2 * share)
-
-
-def _normalise(images, weight, path):
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    module = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3, dtype=torch.float64))
-    synchronise_batch_norm(module)
-    own = images.chunk(2)[rank].clone().requires_grad_()
-    (module(own) * weight.chunk(2)[rank]).sum().backward()
-    torch.save((own.grad, module.state_dict(), module[0].weight.grad), f"{path}-{rank}")
-    dist.destroy_process_group()
-
-
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(cache, tmp_path):
-    """Outputs weighted at random, so that gradients of statistics do not vanish."""
-    images, weight = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64).unbind()
-    whole = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3, dtype=torch.float64))
-    inputs = images.clone().requires_grad_()
-    (whole(inputs) * weight).sum().backward()
-    in_two(_normalise, cache, images, weight, tmp_path / "out")
-    parts = [torch.load(tmp_path / f"out-{rank}", weights_only=True) for rank in (0, 1)]
-    torch.testing.assert_close(torch.cat([part[0] for part in parts]), inputs.grad)
-    torch.testing.assert_close(parts[0][2] + parts[1][2], whole[0].weight.grad)
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(parts[0][1][name], value)
-
-
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda n: torch.rand(n, 5),
-        lambda n: torch.randn(4, n, 5),
-        lambda n: torch.empty(n, 2).uniform_(),
-        lambda n: torch.normal(torch.zeros(n, 2), torch.ones(n, 2)),
-        lambda n: torch.rand_like(torch.zeros(n)),
-        lambda n: nn.functional.dropout(torch.ones(n, 9), 0.5),
-    ],
-)
-def test_shared_noise_is_that_of_one_process(draw, rank):
-    torch.manual_seed(3)
-    whole = draw(21)
-    torch.manual_seed(3)
-    with SharedNoise(7, rank, 3):
-        own = draw(7)
-    at = 1 if whole.ndim == 3 else 0
-    assert torch.equal(own, whole.narrow(at, 7 * rank, 7))
-
-
-def test_shared_noise_keeps_shapes():
-    """Where another dimension has the size of the batch, or of all of it."""
-    with SharedNoise(5, 1, 2):
-        for shape in [(10, 5), (5, 10), (5, 5), (10, 10), (10, 5, 3)]:
-            assert torch.rand(shape).shape == torch.empty(shape).normal_().shape == shape
+        assert torch.equal(doubled, 2 * shard)
 
 
 @pytest.mark.slow
@@ -202,7 +253,7 @@ def test_the_command_starts_its_processes(cache, blobs, tmp_path):
     import subprocess
     import sys
 
-    options = "--model.latent_dim 2 --batch-size 8 --image-size 16 --accelerator cpu --devices 2 --sync-batchnorm"
+    options = "--model.latent_dim 2 --batch-size 8 --image-size 16 --accelerator cpu --devices 2"
     command = [sys.executable, "-m", "evae.cli", "train", "--data", blobs, "--out", str(tmp_path / "run")]
     command += [*options.split(), "--model", "EVAE", "--resume", "auto"]
     stopped = subprocess.run([*command, "--epochs", "9999", "--time-limit", "0.02"], capture_output=True, check=False)

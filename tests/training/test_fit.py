@@ -105,7 +105,9 @@ def test_same_seed_same_weights(options, tmp_path):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(options, tmp_path, monkeypatch, at, signum):
     whole = train(out=tmp_path / "whole", log_every=1, **options)
     restore = interrupt_at(monkeypatch, at, signum)
-    with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(signum).name}; step {at} is saved .*--resume auto") as stopped:
+    with pytest.raises(
+        InterruptedRun, match=rf"by {signal.Signals(signum).name}; step {at} is saved .*--resume auto"
+    ) as stopped:
         train(out=tmp_path / "parts", log_every=1, **options)
     assert stopped.value.exit_code == (130 if signum == signal.SIGINT else 75)
     restore()
@@ -541,7 +543,9 @@ def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, mon
     out = train(out=tmp_path / "run", patience=2, warmup=2, **options)
     epochs = [line["epoch"] for line in RunFolder(out).metrics()]
     assert epochs == [1, 2, 3, 4, 5, 6]  # the best after the warm-up is the fourth, and two follow it
-    assert "trained for 6 epochs, 2 of them without a lower validation loss" in " ".join(capsys.readouterr().err.split())
+    assert "trained for 6 epochs, 2 of them without a lower validation loss" in " ".join(
+        capsys.readouterr().err.split()
+    )
     best = out / "checkpoints" / "best"
     assert RunFolder(best).metrics()[-1]["epoch"] == 4
     assert isinstance(VAE.from_pretrained(best), SmallEVAE)

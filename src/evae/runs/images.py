@@ -29,6 +29,7 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
         raise RunError(f"{run.path / CONFIG}: image_size and crop must be whole numbers")
     try:
         store = open_store(config["data"], size, crop, on_bad_image)
+        store = store.split_validation(config.get("validation") or 0.0, config.get("seed") or 0)
     except DataError as error:
         raise DataError(f"the images {run} was trained on: {error}") from error
     if trained_images(run) not in (None, store.fingerprint):

@@ -36,7 +36,7 @@ class BatchLoader:
         self._resident = _resident(images, device)
         self._order: tuple[int, Tensor] | None = None
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
-        ahead = self._resident is None and (device.type == "cuda" or not getattr(images, "is_local", True))
+        ahead = self._resident is None and (device.type == "cuda" or not images.is_local)
         self._reader = ThreadPoolExecutor(1) if ahead else None
 
     def __call__(self, epoch: int, step: int) -> Tensor:
@@ -53,13 +53,11 @@ class BatchLoader:
         """Cancel pending reads."""
         if self._reader is not None:
             self._reader.shutdown(wait=False, cancel_futures=True)
-        getattr(self.images, "cancel_prefetch", getattr(self.images, "rest", None))()
+        self.images.cancel_prefetch()
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Indices of the images of one step, over all ranks."""
-        return getattr(self.images, "indices", getattr(self.images, "batch_indices", None))(
-            self.seed, epoch, step, self.batch_size
-        )
+        return self.images.indices(self.seed, epoch, step, self.batch_size)
 
     def _resident_order(self, epoch: int) -> Tensor:
         """An epoch's indices (steps, batch) on the device, sent there once."""
@@ -77,14 +75,14 @@ class BatchLoader:
 
     def _read(self, epoch: int, step: int) -> Tensor:
         """As bytes, on CUDA in pinned memory, from which the GPU copies asynchronously."""
-        getattr(self.images, "prefetch", getattr(self.images, "prepare", None))(self.seed, epoch, step, self.batch_size)
+        self.images.prefetch(self.seed, epoch, step, self.batch_size)
         batch = torch.from_numpy(self.images.read(self.indices(epoch, step)[self.rows]))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
 def _resident(images: Images, device: torch.device) -> Tensor | None:
     """All images on a GPU, as bytes, if they are local and fit."""
-    if device.type != "cuda" or not getattr(images, "is_local", True):
+    if device.type != "cuda" or not images.is_local:
         return None
     if np.prod(images.shape, dtype=np.int64) > torch.cuda.mem_get_info(device)[0] // 2:
         return None

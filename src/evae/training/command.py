@@ -89,8 +89,7 @@ def train(
     with _quiet(not fabric.is_global_zero), arithmetic(compute.precision), seeded(recipe.seed):
         _check_before_decoding(fabric, folder, model, settings)
         store = open_store(data, images.image_size, images.crop, images.on_bad_image)
-        if hasattr(store, "split_validation"):
-            store = store.split_validation(recipe.validation, recipe.seed)  # TEMP
+        store = store.split_validation(recipe.validation, recipe.seed)
         network = _build(model, store, settings)
         config = _resolved(data, folder, network, store, settings)
         getattr(network, "prepare", lambda draw, n: network.initialise(draw))(
@@ -165,7 +164,7 @@ def _run(
             folder.claim(config, settings.run.resume is not None, settings.run.overwrite)
         with open_logger(logging.logger if first else None, folder.path, config) as log:
             fabric.launch()
-            if getattr(store, "validation", None) is None:
+            if store.validation is None:
                 console.print(_CHOSEN_BY_HOLDOUT, soft_wrap=True)
             compiled = compiles(settings.compute.compile, fabric.device)
             try:

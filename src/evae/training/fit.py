@@ -89,9 +89,7 @@ def _train(
     trainer: Trainer, writer: RunWriter, progress: Progress, store: Store, log_every: int | None, deadline: float | None
 ) -> None:
     fabric, recipe, steps_per_epoch = trainer.fabric, trainer.recipe, trainer.steps_per_epoch
-    selection, prefix = (
-        (store.holdout, "holdout") if getattr(store, "validation", None) is None else (store.validation, "validation")
-    )
+    selection, prefix = (store.holdout, "holdout") if store.validation is None else (store.validation, "validation")
 
     def mean_over_ranks(terms: Tensor) -> Tensor:
         return fabric.all_reduce(terms, reduce_op="mean")  # type: ignore[return-value]

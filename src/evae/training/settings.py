@@ -19,7 +19,7 @@ Compile = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimisation.
+    """Optimisation: how the model is trained.
 
     Args:
         epochs: number of epochs (the last incomplete batch of each epoch is dropped).
@@ -96,7 +96,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Run.
+    """Run: an existing run, and when to stop.
 
     Args:
         resume: auto continues the run in --out from its last checkpoint, if there is one.
@@ -122,7 +122,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Compute:
-    """Hardware.
+    """Hardware: devices and arithmetic.
 
     Args:
         accelerator: cpu, cuda or mps; auto: a GPU where there is one.
@@ -166,7 +166,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Logging:
-    """Logging.
+    """Logging: where metrics go besides metrics.jsonl.
 
     Args:
         logger: also log to tensorboard (in the run folder), wandb, mlflow or trackio; each needs the extra of its name,

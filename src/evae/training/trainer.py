@@ -93,7 +93,7 @@ class Trainer:
             self._module.train()
         torch.manual_seed(noise_seed(recipe.seed, epoch, step, self.fabric.global_rank))
         batch = partial(self.batches, epoch, step)
-        images = batch() if getattr(self.batches.images, "is_local", True) else on_all_ranks(self.fabric, batch)
+        images = batch() if self.batches.images.is_local else on_all_ranks(self.fabric, batch)
         skips = recipe.on_nonfinite == "skip"
         buffers = [buffer.clone() for buffer in self.network.buffers()] if skips else []
         terms = self._module(images, *self._divergence_weight(at))
