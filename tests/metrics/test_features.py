@@ -319,8 +319,8 @@ def test_published_weights_that_cannot_be_fetched(error, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     with pytest.raises(
         ConfigError,
-        match=r"cannot be fetched from https://github.com/.*\((no route|invalid hash value)\); --features_weights FILE "
-        "takes that file, and --features efficientnet-lite0 works offline",
+        match=r"cannot be downloaded from https://github.com/.*\((no route|invalid hash value)\); --features-weights "
+        "FILE takes that file, and --features efficientnet-lite0 works offline",
     ):
         load_extractor("inception")
 
@@ -430,7 +430,7 @@ def test_features_of_your_own():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nan", "NaN features: own_features:nan gives numbers that are not finite"),
+        ("nan", "NaN features: own_features:nan returned numbers that are not finite"),
         ("maps", r"own_features:maps must be a tensor of shape \(2, F\), not of shape \(2, 1, 4, 4\)"),
         ("few", r"own_features:few must be a tensor of shape \(2, F\), not of shape \(1, 16\)"),
         ("listed", r"own_features:listed must be a tensor of shape \(2, F\), not list"),
@@ -454,13 +454,14 @@ def test_images_that_cannot_be_used(lite):
         ("vgg", "unknown features 'vgg'; known are inception, efficientnet-lite0 and your own module:callable"),
         (
             "no_such_module:f",
-            "'no_such_module' cannot be imported .No module named 'no_such_module'.; it must be here or on PYTHONPATH",
+            "'no_such_module' cannot be imported .No module named 'no_such_module'.; it must be in the current folder or "
+            "on PYTHONPATH",
         ),
         ("broken_features:f", "'broken_features' cannot be imported .division by zero."),
-        (":f", "'' cannot be imported"),
+        (":f", "--features :f: not an import path of the form package.module:name"),
         ("own_features:f", "own_features has no 'f'"),
-        ("own_features:", "own_features has no ''"),
-        ("own_features:number", "number is a int, which cannot be called"),
+        ("own_features:", "--features own_features:: not an import path"),
+        ("own_features:number", "--features own_features:number is a int, which cannot be called"),
     ],
 )
 def test_names_that_cannot_be_used(name, sentence):
@@ -469,5 +470,5 @@ def test_names_that_cannot_be_used(name, sentence):
 
 
 def test_weights_are_for_inception_only(weights):
-    with pytest.raises(ConfigError, match="--features_weights is for --features inception; efficientnet-lite0 takes"):
+    with pytest.raises(ConfigError, match="--features-weights is for --features inception; efficientnet-lite0 takes"):
         load_extractor("efficientnet-lite0", weights)

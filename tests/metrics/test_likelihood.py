@@ -9,6 +9,8 @@ import torch
 
 from evae import EVAE, WAE, GaussianVAE, evaluate, train
 from evae.metrics.likelihood import importance_weighted_bound, share_outside
+from evae.runs import RunFolder
+from evae.runs.evaluation import read_evaluation
 from tests.models.linear_gaussian import SHAPE, linear_model
 
 
@@ -50,18 +52,25 @@ def test_share_outside():
 def test_evaluate_with_likelihood(blobs, tmp_path, capsys):
     settings = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu"}
     good = train(blobs, tmp_path / "good", partial(EVAE, latent_dim=2, prior="gaussian"), **settings)
-    likelihood = evaluate(good, likelihood=30)["likelihood"]
-    assert likelihood["samples"] == 30
-    assert likelihood["bound"] == pytest.approx(256 * likelihood["bound_per_dimension"])
-    assert likelihood["standard_error"] > 0
-    assert json.loads((good / "evaluation.json").read_text())["likelihood"] == likelihood
+    likelihood = evaluate(good, likelihood=30)["sections"]["likelihood"]
+    assert likelihood["settings"] == {"samples": 30}
+    (bound,) = likelihood["numbers"]
+    assert (bound["name"], bound["better"]) == ("ln p(x) ≥", "higher")
+    assert bound["value"] == pytest.approx(256 * likelihood["details"]["bound_per_dimension"])
+    assert bound["error"] == pytest.approx(256 * likelihood["details"]["standard_error_per_dimension"])
+    assert bound["error"] > 0
+    per_image = read_evaluation(RunFolder(good)).per_image("ln p(x) ≥")
+    assert (len(per_image), per_image.mean()) == (16, pytest.approx(bound["value"]))
+    assert json.loads((good / "evaluation.json").read_text())["sections"]["likelihood"] == likelihood
     assert "ln p(x) ≥" in capsys.readouterr().out
 
     uniform = train(blobs, tmp_path / "uniform", partial(EVAE, latent_dim=2), **settings)
-    likelihood = evaluate(uniform, likelihood=30)["likelihood"]
-    assert likelihood.keys() == {"share_outside"}
+    likelihood = evaluate(uniform, likelihood=30)["sections"]["likelihood"]
+    assert likelihood["details"].keys() == {"share_outside"}
+    assert likelihood["numbers"] == []
     assert "no likelihood: the posterior leaves the prior's support" in capsys.readouterr().err.replace("\n", " ")
 
     point = train(blobs, tmp_path / "point", partial(WAE, latent_dim=2), **settings)
-    assert evaluate(point, likelihood=30)["likelihood"] == {}
+    likelihood = evaluate(point, likelihood=30)["sections"]["likelihood"]
+    assert (likelihood["numbers"], likelihood["details"]) == ([], {})
     assert "no likelihood: a point mass has no density" in capsys.readouterr().err.replace("\n", " ")

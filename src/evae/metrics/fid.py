@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evae.console import progress, warn
 from evae.data import Images, Store, to_float
-from evae.data.store import cache_folder
+from evae.data.cache import cache_folder
 from evae.figures import to_bytes
 from evae.files import write_atomically
 from evae.metrics.distances import (

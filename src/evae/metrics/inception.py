@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from evae.errors import DataError
 
 _Kernel = tuple[int, int]
-_Layer = tuple[int, *tuple[_Kernel, ...]]  # outputs, and a convolution for each kernel, side by side
+_Layer = tuple[int, *tuple[_Kernel, ...]]  # outputs, and parallel convolutions, one for each kernel
 _Branches = dict[str, list[_Layer]]
 _Shape = tuple[int, ...]
 
-_CLASSIFIER = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}  # in the file; the features are what goes into it
+_CLASSIFIER = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}  # in the file; the features are its inputs
 
 
 class _Convolution(nn.Sequential):
@@ -35,7 +35,7 @@ class _Convolution(nn.Sequential):
 
 
 class _Mixed(nn.Module):
-    """Branches side by side, one after ``pool``; with a ``stride`` their last convolutions are without padding."""
+    """Parallel branches, one of them after ``pool``; with a ``stride``, their last convolutions have no padding."""
 
     def __init__(self, inputs: int, branches: _Branches, pool: nn.Module, stride: int = 1) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ _E: _Branches = {
 
 def inception() -> nn.Module:
     """The network, without weights: images (N, 3, 299, 299) in [-1, 1] to pool3's features (N, 2048)."""
-    # TensorFlow's average leaves the padding out, torchvision's counts it as zeros.
+    # TensorFlow's average excludes the padding, torchvision's counts it as zeros.
     average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
     layers = OrderedDict[str, nn.Module](
         Conv2d_1a_3x3=_Convolution(3, 32, _3X3, stride=2, same=False),
@@ -138,7 +138,7 @@ def load_inception(path: Path) -> nn.Module:
         path: the published state dict, or the same as .safetensors.
 
     Raises:
-        DataError: there is no such file, it holds something else, weights of another network or not finite ones.
+        DataError: there is no such file, or it is damaged or holds weights of another network.
     """
     network = inception()
     load_weights(network, path, "the Inception network of FID", ignored=_CLASSIFIER)
@@ -146,7 +146,7 @@ def load_inception(path: Path) -> nn.Module:
 
 
 def load_weights(network: nn.Module, path: Path, title: str, ignored: Mapping[str, _Shape] | None = None) -> None:
-    """Give ``network``, called ``title`` in errors, the weights of a file, which may hold the ``ignored`` ones too.
+    """Load the weights of a file, which may also hold those ``ignored``; errors call the network ``title``.
 
     Raises:
         DataError: as in ``load_inception``.
@@ -163,7 +163,7 @@ def load_weights(network: nn.Module, path: Path, title: str, ignored: Mapping[st
 
 def _difference(state: dict[str, Tensor], needed: dict[str, _Shape], known: dict[str, _Shape]) -> str | None:
     for name in needed:
-        # Batch normalisation's count of batches is for training only, and old files are without.
+        # Batch normalisation's count of batches is for training only; old files do not have it.
         if name not in state and not name.endswith(".num_batches_tracked"):
             return f"it has no {name}"
     for name, tensor in state.items():
@@ -175,15 +175,15 @@ def _difference(state: dict[str, Tensor], needed: dict[str, _Shape], known: dict
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """What a .safetensors or a torch file of nothing but tensors holds; no code in it is run."""
+    """The state dict in a .safetensors or torch file of tensors only; code in it is not executed."""
     try:
         with path.open("rb"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other formats; what is no state dict is told below
+            warnings.simplefilter("ignore")  # about other formats; checked below
             safe = path.suffix == ".safetensors"
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"the weights {path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # damaged files raise whatever the reader stumbles over
+    except Exception as error:  # damaged files raise all kinds of errors
         if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)|GLOBAL (\S+)", str(error)):
             what = found[1] or found[2]
             raise DataError(f"{path} holds more than weights ({what}), which could run code, and is refused") from error
