@@ -3,10 +3,12 @@
 import errno
 import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -17,8 +19,9 @@ import pytest
 from PIL import Image
 
 from evae.data import batch_indices, build, open_store, to_float
+from evae.data.hub import from_hub
 from evae.data.rows import NO_LABEL
-from evae.errors import DataError
+from evae.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 
@@ -95,6 +98,20 @@ class TestBuiltIn:
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(DataError, match=r"ylecun/mnist cannot be loaded.*FOLDER\) and pass that folder"):
             open_store("mnist")
+
+    @pytest.mark.parametrize("works", [True, False])
+    def test_the_hubs_log_is_silent_only_meanwhile(self, works, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("huggingface_hub"), "level", logging.INFO)
+        seen = []
+
+        def load():
+            seen.append(logging.getLogger("huggingface_hub").level)
+            if not works:
+                raise ConnectionError
+
+        with nullcontext() if works else pytest.raises(DataError):
+            from_hub(load, "it failed")
+        assert (seen, logging.getLogger("huggingface_hub").level) == ([logging.ERROR], logging.INFO)
 
 
 class TestFolders:
@@ -380,11 +397,24 @@ class TestStore:
         size = sum((images.train.folder / f"{s}.u8").stat().st_size for s in ("train", "holdout"))
         assert size == 7 * 3 * 64 * 64
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"image_size": 0}, "the image size must be from 1 to 4096, not 0"),
+            ({"crop": 0}, "the crop must be positive, not 0"),
+            ({"on_bad_image": "ignore"}, "on_bad_image must be one of skip, error, not 'ignore'"),
+        ],
+    )
+    def test_options_that_cannot_work(self, blobs, options, message):
+        with pytest.raises(ConfigError, match=message):
+            open_store(blobs, **options)
+
     def test_meta_says_what_was_done(self, blobs):
         images = open_store(blobs, image_size=16)
         meta = json.loads((images.train.folder / "meta.json").read_text())
         assert meta["transform"] == {"size": 16, "crop": None}
         assert meta["count"] == {"train": 48, "holdout": 16}
+        assert meta["source"] == blobs
 
 
 def _fingerprint(folder):

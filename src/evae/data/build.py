@@ -35,13 +35,13 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         pixels = math.prod(meta["image_shape"])
-        whole = all((folder / f"{s}.u8").stat().st_size == n * pixels for s, n in meta["count"].items())
-        whole = whole and all(
-            (folder / f"{s}-{x}").exists() for s in meta["count"] for x in ("labels.npy", "names.json")
-        )
+        for split, count in meta["count"].items():
+            others = (folder / f"{split}-{name}" for name in ("labels.npy", "names.json"))
+            if (folder / f"{split}.u8").stat().st_size != count * pixels or not all(map(Path.exists, others)):
+                return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return meta if whole else None
+    return meta
 
 
 def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> dict[str, Any]:
@@ -76,10 +76,11 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
             raise
 
 
-def bad_images_error(bad: Sequence[str]) -> DataError:
-    """The error for undecodable images, "name reason" of each."""
-    noun = "image" if len(bad) == 1 else "images"
-    return DataError(f"{len(bad)} bad {noun}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
+def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
+    """Raise DataError if there are undecodable images, "name reason" of each, and they are not to be skipped."""
+    if bad and not skip_bad:
+        noun = "image" if len(bad) == 1 else "images"
+        raise DataError(f"{len(bad)} bad {noun}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,7 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
         for images in _decode_all(source, size, crop, folder):
             bar.advance(task, len(images.names) + len(images.bad))
             skipped += images.bad
-            if images.bad and not skip_bad:
-                raise bad_images_error(skipped)
+            check_bad_images(skipped, skip_bad)
             if not images.names:
                 images.path.unlink()
                 continue

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,7 +17,7 @@ from evae.console import warn
 from evae.errors import ConfigError, DataError
 
 # All that evae writes to the cache: stores with their locks, and features; unfinished ones end with .tmp.
-_FOLDER = re.compile(r"[0-9a-f]{32}(\.\w+\.tmp)?")
+_FOLDER = re.compile(r"[0-9a-f]{32}(\.\w{8}\.tmp)?")
 _IN_FOLDER = re.compile(r"meta\.json|(train|holdout)(\.u8|\.grey|-labels\.npy|-names\.json)|\d+\.chunk")
 _LOCK = re.compile(r"[0-9a-f]{32}\.lock")
 _FEATURES = re.compile(r"features-[0-9a-f]{24}\.safetensors|\.features-[0-9a-f]{24}\.safetensors\.\d+(\.tmp)")
@@ -39,6 +38,8 @@ class Entry:
     Attributes:
         path: its folder or file.
         files: all of its files.
+        size: their bytes.
+        used: time of the last use, in seconds since the epoch.
         title: the data source and shape of the images, or what else it is.
         images: number of decoded images.
         unfinished: whether a killed process left it behind, or a running one is writing it.
@@ -46,32 +47,24 @@ class Entry:
 
     path: Path
     files: tuple[Path, ...]
+    size: int
+    used: float
     title: str
     images: int | None = None
     unfinished: bool = False
 
-    @cached_property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(file.lstat().st_size for file in self.files)
-
-    @cached_property
-    def used(self) -> float:
-        """Time of the last use, in seconds since the epoch."""
-        return max(file.lstat().st_mtime for file in (self.path, *self.files))
-
     def delete(self) -> bool:
-        """Delete it, unless another process is building it; whether it is gone."""
-        key = self.path.name[:32]
-        lock = None if "features-" in self.path.name else self.path.with_name(f"{key}.lock")
+        """Delete it, unless another process is building it; whether it was deleted."""
+        lock = None if "features-" in self.path.name else self.path.with_name(f"{self.path.name[:32]}.lock")
         try:
             with FileLock(lock, timeout=0) if lock else nullcontext():
                 for file in self.files:
                     file.unlink(missing_ok=True)
-                with suppress(OSError):  # someone else's files may be in it
+                with suppress(OSError):  # files in it that evae did not write
                     self.path.rmdir()
-                if lock:
-                    lock.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows deletes no file that is open
+                    if lock:
+                        lock.unlink()
         except Timeout:
             return False
         except OSError as error:
@@ -112,11 +105,11 @@ def _prune(entries: Sequence[Entry], older_than: float | None, max_size: float |
     """Delete by the criteria of ``cache``, the least recently used first; what was deleted."""
     total, deleted = sum(entry.size for entry in entries), []
     for entry in sorted(entries, key=lambda entry: (not entry.unfinished, entry.used)):
-        age, size = time.time() - entry.used, entry.size
-        too_old = older_than is not None and age > older_than * 86400
-        too_much = max_size is not None and total > max_size * 1e9
-        if (age > _GRACE if entry.unfinished else too_old or too_much) and entry.delete():
-            total -= size
+        age = time.time() - entry.used
+        is_old = older_than is not None and age > older_than * 86400
+        is_excess = max_size is not None and total > max_size * 1e9
+        if (age > _GRACE if entry.unfinished else is_old or is_excess) and entry.delete():
+            total -= entry.size
             deleted.append(entry)
     return deleted
 
@@ -130,11 +123,9 @@ def _entries(root: Path) -> list[Entry]:
         raise DataError(f"the image cache in {root} cannot be read ({error.strerror or error})") from error
     entries = []
     for path in paths:
-        with suppress(OSError):  # deleted meanwhile, or not readable
-            entry = _folder_entry(path) if path.is_dir() else _file_entry(path)
-            if entry is not None and entry.size >= 0 and entry.used:
-                entries.append(entry)
-    return entries
+        with suppress(OSError):  # another process has deleted it, or it cannot be read
+            entries.append(_folder_entry(path) if path.is_dir() else _file_entry(path))
+    return [entry for entry in entries if entry is not None]
 
 
 def _folder_entry(path: Path) -> Entry | None:
@@ -143,21 +134,24 @@ def _folder_entry(path: Path) -> Entry | None:
         return None
     inside = list(path.iterdir())
     own = tuple(file for file in inside if _IN_FOLDER.fullmatch(file.name) and not file.is_dir())
+    stats = [file.lstat() for file in own]
+    size, used = sum(stat.st_size for stat in stats), max([path.stat().st_mtime, *(stat.st_mtime for stat in stats)])
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         meta = json.loads((path / "meta.json").read_text())
         shape, images = "x".join(map(str, meta["image_shape"])), int(sum(meta["count"].values()))
         if not match[1]:
-            return Entry(path, own, f"{meta.get('source', 'unknown source')} ({shape})", images)
-    is_own = len(own) == len(inside) and (own or match[1])
-    return Entry(path, own, "unfinished store", unfinished=True) if is_own else None
+            return Entry(path, own, size, used, f"{meta.get('source', 'unknown source')} ({shape})", images)
+    is_own = len(own) == len(inside) and (match[1] or any(file.suffix == ".u8" for file in own))
+    return Entry(path, own, size, used, "unfinished store", unfinished=True) if is_own else None
 
 
 def _file_entry(path: Path) -> Entry | None:
-    """Features, or the lock of a store that does not exist."""
+    """Features, or the lock of a store that does not exist; None for a file that evae did not write."""
+    size, used = path.stat().st_size, path.stat().st_mtime
     if match := _FEATURES.fullmatch(path.name):
-        return Entry(path, (path,), "features of hold-out images", unfinished=match[1] is not None)
-    if _LOCK.fullmatch(path.name) and not path.with_suffix("").exists():
-        return Entry(path, (path,), "lock without a store", unfinished=True)
+        return Entry(path, (path,), size, used, "features of hold-out images", unfinished=match[1] is not None)
+    if _LOCK.fullmatch(path.name) and size == 0 and not path.with_suffix("").exists():
+        return Entry(path, (path,), size, used, "lock without a store", unfinished=True)
     return None
 
 

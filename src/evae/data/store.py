@@ -13,7 +13,7 @@ import numpy as np
 
 from evae import checks
 from evae.console import warn
-from evae.data.build import bad_images_error, build_once, read_meta
+from evae.data.build import build_once, check_bad_images, read_meta
 from evae.data.cache import cache_folder
 from evae.data.images import Images, ImageSet, Subset
 from evae.data.rows import Source, listed
@@ -28,7 +28,7 @@ _VERSION = 2  # of the files in a store; another version is another folder
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are read.
+    """Data: how images are read.
 
     Args:
         image_size: resize images to this height and width (default: 64 for folders and images above 32
@@ -126,9 +126,8 @@ def open_store(
         os.utime(folder / "meta.json")  # the last use, for evae cache
     if source.unused:
         warn(f"--data {data}: left out, as neither the training nor the hold-out split: {listed(source.unused)}")
-    if (skipped := meta["skipped"]) and not skip_bad:
-        raise bad_images_error(skipped)
-    if skipped:
+    check_bad_images(meta["skipped"], skip_bad)
+    if skipped := meta["skipped"]:
         noun = "image" if len(skipped) == 1 else "images"
         warn(f"{len(skipped)} bad {noun} skipped: {listed(skipped, '; ')}")
     return _as_store(source, folder, meta, skip_bad)
