@@ -1,9 +1,10 @@
-"""How much of an evaluation's time the networks' forward passes take: `measure` on 10,000 images.
+"""Fraction of an evaluation's time in the networks' forward passes: metrics of 10,000 reconstructions.
 
 python benchmarks/evaluation.py [--images 10000] [--rounds 3] [--device cuda]
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -14,15 +15,17 @@ import torch
 from torch import nn
 
 from evae import EVAE
-from evae.data import ImageSet
-from evae.metrics.reconstructions import measure
+from evae.data import Store, open_store
+from evae.metrics.reconstructions import RECONSTRUCTIONS
+from evae.metrics.sections import Context, Options
 
 
-def generated(folder: Path, count: int) -> ImageSet:
-    """Random images of MNIST's shape."""
-    shape = (count, 1, 32, 32)
-    np.random.default_rng(0).integers(0, 256, shape, np.uint8).tofile(folder / "holdout.u8")
-    return ImageSet(folder, "holdout", shape)
+def generated(folder: Path, count: int) -> Store:
+    """Random grey images of 32x32 pixels, one to train on and the others to hold out."""
+    images = np.random.default_rng(0).integers(0, 256, (count + 1, 32, 32), np.uint8)
+    np.savez(folder / "images.npz", x_train=images[:1], x_test=images[1:])
+    os.environ["EVAE_CACHE"] = str(folder / "cache")
+    return open_store(str(folder / "images.npz"))
 
 
 def timed(network: nn.Module, device: str, spent: list[float]) -> None:
@@ -47,7 +50,7 @@ def synchronise(device: str) -> None:
 
 
 def main() -> None:
-    """Print the shares."""
+    """Print the fractions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -55,21 +58,20 @@ def main() -> None:
     options = parser.parse_args()
     model = EVAE((1, 32, 32)).eval().to(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        images = generated(Path(folder), options.images)
-        measure(model, images)
+        store = generated(Path(folder), options.images)
+        RECONSTRUCTIONS(Context(model, store), Options())
         spent: list[float] = []
         for network in (model.encoder, model.decoder):
             timed(network, options.device, spent)
-        shares = []
+        fractions = []
         for _ in range(options.rounds):
             spent.clear()
             start = time.perf_counter()
-            measure(model, images)
-            shares.append(sum(spent) / (time.perf_counter() - start))
+            RECONSTRUCTIONS(Context(model, store), Options())
+            fractions.append(sum(spent) / (time.perf_counter() - start))
     print(f"{options.images} images, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}")
-    print(
-        f"{statistics.median(shares):.1%} of the time in encoder and decoder ({min(shares):.1%} to {max(shares):.1%})"
-    )
+    middle, low, high = statistics.median(fractions), min(fractions), max(fractions)
+    print(f"{middle:.1%} of the time in encoder and decoder ({low:.1%} to {high:.1%})")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from evae import EVAE, GaussianVAE, evaluate, figures, load_model, open_store, sample, train
 from evae.data import to_float
-from evae.evaluation import results_table
-from evae.runs.folder import read_metrics
+from evae.metrics import results_table
+from evae.runs import RunFolder
+from evae.runs.evaluation import Evaluation
 
 EPOCHS = 12
 DEMO = Path("demo")
@@ -25,7 +26,7 @@ def main() -> None:
     for family in (EVAE, GaussianVAE):
         print(f"{family.__name__}: {EPOCHS} epochs")
         train("mnist5k", runs[family.__name__], model=family, epochs=EPOCHS, accelerator="cpu")
-    results = {str(run): evaluate(run, show=False) for run in runs.values()}
+    results = {str(run): Evaluation.from_dict(evaluate(run, device="cpu", show=False)) for run in runs.values()}
     for run in runs.values():
         sample(run)
 
@@ -35,7 +36,7 @@ def main() -> None:
     rows = {"original": images} | {name: load_model(run).reconstruct(images) for name, run in runs.items()}
     figures.save_rows(rows, DEMO / "reconstructions.png")
     curves = {
-        name: [(line["epoch"], line["holdout_reconstruction"]) for line in read_metrics(run)]
+        name: [(line["epoch"], line["holdout_reconstruction"]) for line in RunFolder(run).epochs()]
         for name, run in runs.items()
     }
     figures.save_curves({"hold-out reconstruction, nats": curves}, "epoch", DEMO / "curves.png")

@@ -454,8 +454,8 @@ def test_images_that_cannot_be_used(lite):
         ("vgg", "unknown features 'vgg'; known are inception, efficientnet-lite0 and your own module:callable"),
         (
             "no_such_module:f",
-            "'no_such_module' cannot be imported .No module named 'no_such_module'.; it must be in the current folder or "
-            "on PYTHONPATH",
+            "'no_such_module' cannot be imported .No module named 'no_such_module'.; it must be in the current folder "
+            "or on PYTHONPATH",
         ),
         ("broken_features:f", "'broken_features' cannot be imported .division by zero."),
         (":f", "--features :f: not an import path of the form package.module:name"),

@@ -1,7 +1,6 @@
 """evae evaluate: measure a run on hold-out images, write its evaluation and print a table."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -196,8 +195,3 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
     for metric in dict.fromkeys(metric for column in columns for metric in column):
         table.add_row(Text(metric), *(column.get(metric, "") for column in columns))
     return table
-
-
-def shown(value: float, error: float | None) -> str:
-    """A number to read, and its standard error where it has one."""
-    return f"{value:.4g}" if error is None or not math.isfinite(error) else f"{value:.4g} ± {error:.1g}"

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
 
-from evae.distributions import KernelPosterior, PowerSpherical, SphericalPosterior, VonMisesFisher
+from evae.distributions import posterior_spread
 from evae.metrics.likelihood import share_outside
 from evae.metrics.sections import Context, Measured, Measurement, Options
 from evae.runs.evaluation import Number
@@ -46,15 +44,3 @@ def _measure(context: Context, _: Options) -> Measured:
 
 
 LATENTS = Measurement("latents", _measure)
-
-
-def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
-    """Name and values of what says how wide a posterior is: r, a standard deviation or a concentration."""
-    base = q.base_dist if isinstance(q, Independent) else q
-    if isinstance(base, KernelPosterior | SphericalPosterior):
-        return "r", base.kernel.scale
-    if isinstance(base, Normal):
-        return "standard deviation", base.scale
-    if isinstance(base, VonMisesFisher | PowerSpherical):
-        return "concentration", base.concentration
-    return None, None
