@@ -138,3 +138,16 @@ def test_posterior(kind):
     assert q.expand((4, 2)).sample().shape == (4, 2, 3)
     with pytest.raises(NotImplementedError, match="an integral in d dimensions"):
         q.log_prob(z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("d", [1, 2, 64])
+def test_every_draw_has_a_density(dtype, d):
+    for loc, scale in ((0.0, 1.0), (3.7, 1e-8), (-1e4, 1e-3), (1e6, 1.0)):
+        kernel = SphericalEpanechnikov(torch.full((d,), loc, dtype=dtype), scale)
+        assert kernel.log_prob(kernel.rsample((2000,))).isfinite().all()
+    unchecked = SphericalEpanechnikov(torch.zeros(d, dtype=dtype), 1.0, validate_args=False)
+    outside = torch.full((d,), 1.001, dtype=dtype, requires_grad=True)
+    assert unchecked.log_prob(outside) == -math.inf
+    (gradient,) = torch.autograd.grad(unchecked.log_prob(outside).exp(), outside)
+    assert gradient.isfinite().all()

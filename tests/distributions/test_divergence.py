@@ -6,9 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, StudentT, Uniform, kl_divergence
 
-from evae.distributions import KERNELS, KernelPosterior, chi_square, kernel_penalty, monte_carlo_kl
+from evae.distributions import (
+    KERNELS,
+    HypersphericalUniform,
+    KernelPosterior,
+    PowerSpherical,
+    VonMisesFisher,
+    chi_square,
+    kernel_penalty,
+    monte_carlo_kl,
+)
 from tests.conftest import oracle
 from tests.distributions.test_posterior import CASES, DOUBLE, posterior
 
@@ -168,6 +179,66 @@ class TestKl:
         error = estimates.std().item() / math.sqrt(50_000)
         assert abs(estimates.mean().item() - kl_divergence(q, p)[0].item()) < 6 * error
         assert monte_carlo_kl(q, StudentT(tensor(3.0)), samples=2).isfinite().all()
+
+
+class TestKlNearZero:
+    """Where posterior and prior nearly agree, their KL is a small difference of large terms."""
+
+    def test_a_narrow_kernel(self):
+        q = posterior(0, 0.01, 100 ** (-2 / 9), 0.1, "gaussian", dtype=torch.float32)
+        v = (q.bandwidth.double() * q.kernel.scale / q.prior.scale).item() ** 2 / 5
+        assert kl_divergence(q, q.prior).item() == pytest.approx((v - math.log1p(v)) / 2, rel=2e-7)
+        assert kl_divergence(q, q.prior).item() == pytest.approx(1.7e-8, rel=0.02)
+
+    @given(log_r=st.floats(math.log(1e-6), math.log(1e3)), d=st.integers(1, 64), name=st.sampled_from(sorted(KERNELS)))
+    @settings(deadline=None, max_examples=60)
+    def test_relative_error_of_any_width(self, log_r, d, name):
+        """Below 2e-5 in float32 and in float64; the curve of the negentropy is known to 2e-12, and 0 below 2e-13."""
+        from evae.distributions.entropy import _entropy_by_quadrature
+
+        kernel = KERNELS[name]
+        for dtype in (torch.float32, DOUBLE):
+            scale = torch.full((d,), math.exp(log_r), dtype=dtype)
+            p = Normal(torch.zeros_like(scale), torch.full_like(scale, 0.1))
+            q = KernelPosterior(kernel(torch.zeros_like(scale), scale), p, 0.4)
+            ratio = (q.bandwidth.double() * scale.double() / p.scale.double())[0].item()
+            v = kernel.standard_variance * ratio**2
+            expected = v / 2 - math.log1p(v) / 2 if v > 1e-3 else v**2 * (0.25 - v / 6 + v**2 / 8)
+            if v > 1e-4:
+                normal = (math.log(2 * math.pi * math.e) + math.log1p(v)) / 2
+                expected += normal - _entropy_by_quadrature(kernel, "normal", ratio)
+            kl = kl_divergence(Independent(q, 1), Independent(p, 1)).item()
+            assert kl == pytest.approx(d * expected, rel=2e-5)
+
+    @given(
+        log_r=st.floats(math.log(1e-8), math.log(1e6)),
+        log_length=st.floats(math.log(1e-3), math.log(1e3)),
+        name=st.sampled_from(sorted(KERNELS)),
+    )
+    @settings(deadline=None)
+    def test_never_negative(self, log_r, log_length, name):
+        kernel = KERNELS[name]
+        for dtype in (torch.float32, DOUBLE):
+            r, length = (torch.tensor(math.exp(v), dtype=dtype) for v in (log_r, log_length))
+            k = kernel(torch.zeros_like(r), r)
+            around = k.stddev if not kernel.bounded else r
+            pairs = [
+                (KernelPosterior(k, Normal(0 * r, length), 0.4), Normal(0 * r, length)),
+                (KernelPosterior(k, Uniform(-length, length), 0.4), Uniform(-(length + r), length + r)),
+                (k, Normal(0 * r, around)),
+                (k, Uniform(-r, r)),
+            ]
+            pairs += [(k, k)] if name in ("uniform", "gaussian", "laplace") else []
+            for q, p in pairs:
+                kl = kl_divergence(q, p)
+                assert kl.dtype == dtype
+                assert kl >= 0
+
+    @pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical])
+    def test_a_nearly_uniform_law_on_the_sphere(self, family):
+        for d, concentration in itertools.product((2, 64, 512), (1e-8, 1e-5, 1e-3)):
+            q = family(torch.eye(d)[0], concentration)
+            assert kl_divergence(q, HypersphericalUniform(d)) >= 0
 
 
 class TestChiSquare:

@@ -113,6 +113,17 @@ def test_no_draw_is_outside_the_support(name, dtype, loc, scale):
     assert draws.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(loc=st.floats(-1e6, 1e6), log_scale=st.floats(-18.42, 13.82))
+@settings(deadline=None, max_examples=30)
+def test_every_draw_has_a_density(dtype, loc, log_scale):
+    """Also the first and the last quantile, and where the spacing of floating-point numbers exceeds the scale."""
+    for kernel_class in KERNELS.values():
+        kernel = kernel_class(torch.tensor(loc, dtype=dtype), torch.tensor(math.exp(log_scale), dtype=dtype))
+        draws = [kernel.rsample((500,)), kernel.icdf(torch.tensor([0.0, 1.0], dtype=dtype))]
+        assert all(kernel.log_prob(draw).isfinite().all() for draw in draws[: 1 + kernel.bounded])
+
+
 def test_rsample_gradient_is_that_of_the_quantile(name):
     """Pathwise derivatives are -(∂F/∂θ)/f at the draw, with F differentiated numerically."""
     loc, scale = (torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (0.4, 1.7))

@@ -8,10 +8,23 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import stats
-from torch.distributions import Laplace, Normal, Uniform
+from torch.distributions import Independent, Laplace, Normal, Uniform
 
-from evae.distributions import KERNELS, Epanechnikov, KernelPosterior, kernel_penalty
+from evae.distributions import (
+    KERNELS,
+    Epanechnikov,
+    KernelPosterior,
+    PointMass,
+    PowerSpherical,
+    SphericalEpanechnikov,
+    SphericalPosterior,
+    VonMisesFisher,
+    kernel_penalty,
+    posterior_spread,
+)
 from tests.conftest import oracle
 
 DOUBLE = torch.float64
@@ -220,6 +233,26 @@ def test_no_draw_outside_the_support(dtype):
         assert q.support.check(q.rsample((10_000,))).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@given(
+    loc=st.floats(-1e4, 1e4),
+    scale=st.floats(math.log(1e-8), math.log(1e6)),
+    bandwidth=st.floats(math.log(1e-4), math.log(1e2)),
+    length=st.floats(math.log(1e-4), math.log(1e4)),
+)
+@example(loc=3.7, scale=math.log(1e-8), bandwidth=math.log(10), length=math.log(1e-3))
+@settings(deadline=None, max_examples=30)
+def test_every_draw_has_a_density(dtype, loc, scale, bandwidth, length):
+    """Also the outermost draws, and where the spacing of floating-point numbers exceeds the support."""
+    for kernel in KERNELS.values():
+        q = posterior(loc, *map(math.exp, (scale, bandwidth, length)), kernel=kernel, dtype=dtype)
+        z = [q.rsample((500,))]
+        if kernel.bounded:
+            ends = torch.tensor([-1.0, 1.0], dtype=dtype)
+            z.append(q.bandwidth * (q.kernel.loc + ends * q.kernel.scale) + ends * q.support_length / 2)
+        assert all(q.log_prob(draws).isfinite().all() for draws in z)
+
+
 def test_rsample_is_algorithm_1_and_its_gradient():
     loc, scale, b = (torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (0.2, 0.7, 0.36))
     q = KernelPosterior(Epanechnikov(loc, scale), Uniform(*torch.tensor([-0.05, 0.05], dtype=DOUBLE)), b)
@@ -263,3 +296,21 @@ def test_kernel_penalty_is_equation_8():
     loc_gradient, scale_gradient = torch.autograd.grad(penalty.sum(), (loc, scale), allow_unused=True)
     assert loc_gradient is None
     torch.testing.assert_close(scale_gradient, -3 * 0.1 / 500 / scale**2)
+
+
+def test_spreads_have_names():
+    r, one = torch.full((2, 3), 0.5), torch.ones(2)
+    normal = Independent(Normal(torch.zeros(2, 3), r), 1)
+    kernel = KernelPosterior(Epanechnikov(torch.zeros(2, 3), r), Normal(torch.zeros(3), 0.1), 0.4)
+    spherical = SphericalPosterior(SphericalEpanechnikov(torch.zeros(2, 3), 0.5), normal, 0.4)
+    for q, name, values in (
+        (normal, "standard deviation", r),
+        (Independent(kernel, 1), "r", r),
+        (spherical, "r", r),
+        (VonMisesFisher(torch.eye(2), one), "concentration", one),
+        (PowerSpherical(torch.eye(2), one), "concentration", one),
+    ):
+        found, spread = posterior_spread(q)
+        assert found == name
+        assert torch.equal(spread, values)
+    assert posterior_spread(PointMass(torch.zeros(2, 3))) == (None, None)

@@ -6,7 +6,7 @@ from evae.distributions.hypersphere import HypersphericalUniform, PowerSpherical
 from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import KERNELS, Epanechnikov, matched_scale
 from evae.distributions.point import PointMass
-from evae.distributions.posterior import KernelPosterior
+from evae.distributions.posterior import KernelPosterior, coordinates, posterior_spread
 
 __all__ = [
     "KERNELS",
@@ -20,8 +20,10 @@ __all__ = [
     "SphericalPosterior",
     "VonMisesFisher",
     "chi_square",
+    "coordinates",
     "kernel_penalty",
     "matched_scale",
     "maximum_mean_discrepancy",
     "monte_carlo_kl",
+    "posterior_spread",
 ]

@@ -21,9 +21,13 @@ class _Ball(constraints.Constraint):
         self.loc, self.scale = loc, scale
 
     def check(self, value: Tensor) -> Tensor:
-        """Which vectors are inside, but for rounding."""
-        slack = 1 + 8 * torch.finfo(self.loc.dtype).eps * (1 + (self.loc / self.scale).abs().amax(-1))
-        return ((value - self.loc) / self.scale).square().sum(-1).sqrt() <= slack
+        """Which vectors are inside, up to rounding."""
+        return ((value - self.loc) / self.scale).square().sum(-1).sqrt() <= self.radius
+
+    @property
+    def radius(self) -> Tensor:
+        """1 and what rounding may add to it, in units of ``scale``."""
+        return 1 + 8 * torch.finfo(self.loc.dtype).eps * (1 + (self.loc / self.scale).abs().amax(-1))
 
 
 class SphericalEpanechnikov(Distribution):
@@ -121,12 +125,13 @@ class SphericalEpanechnikov(Distribution):
         return self.loc + self.scale * unit
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln K(value), shape ``batch_shape``; -inf outside the ball, where the gradient is 0."""
+        """ln K(value), shape ``batch_shape``; -inf outside the ball (rounded outward), where the gradient is 0."""
         if self._validate_args:
             self._validate_sample(value)
         squared = ((value - self.loc) / self.scale).square().sum(-1)
-        outside = squared >= 1
-        log_density = torch.log1p(-torch.where(outside, 0.0, squared)) + self._log_constant - self.scale.log().sum(-1)
+        outside = squared > _Ball(self.loc, self.scale).radius.square()
+        inner = torch.where(outside, 0.0, squared).clamp(max=1 - torch.finfo(squared.dtype).eps / 2)
+        log_density = torch.log1p(-inner) + self._log_constant - self.scale.log().sum(-1)
         return torch.where(outside, -math.inf, log_density)
 
     def entropy(self) -> Tensor:

@@ -1,22 +1,25 @@
-"""What stands between posterior and prior: a *penalty* is a surrogate, a *KL* is exact, a *bound* is a proven bound.
+"""Divergences between posterior and prior: a *penalty* is a surrogate, a *KL* is exact, a *bound* is a proven bound.
 
 Importing this module registers exact KL divergences with ``torch.distributions.kl_divergence``:
 KernelPosterior or Kernel against Normal or Uniform, and the uniform, Gaussian and Laplace kernels against their like.
+They are computed in float64 (where the device has it), are never negative, and have the type of their arguments.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, Uniform, kl_divergence
+from torch.distributions import Distribution, Normal, Uniform
 from torch.distributions.kl import register_kl
 
 from evae.distributions.ball import SphericalEpanechnikov
+from evae.distributions.entropy import negentropy
 from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import GaussianKernel, LaplaceKernel, UniformKernel
 from evae.distributions.posterior import KernelPosterior
-from evae.distributions.quadrature import posterior_panels
+from evae.distributions.quadrature import double, posterior_panels
 
 
 def kernel_penalty(
@@ -24,7 +27,7 @@ def kernel_penalty(
 ) -> Tensor:
     r"""The asymptotic penalty of a kernel posterior, B · I(K) / n per dimension (arXiv 2405.12783, eq. 8).
 
-    It stands for KL(q‖p) in the paper's objective, but it is a large-sample limit of an upper bound, not a bound:
+    It replaces KL(q‖p) in the paper's objective, but it is a large-sample limit of an upper bound, not a bound:
     at finite bandwidth the support of q exceeds that of a uniform prior and KL(q‖p) is infinite. The centre of
     the kernel does not enter. For the Epanechnikov kernel it is 3B / (5 n r), the term of eq. (10).
 
@@ -44,12 +47,63 @@ def kernel_penalty(
 # Exact -------------------------------------------------------------------------------------------------------
 
 
+def _exact(q: type[Distribution], p: type[Distribution]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a KL of distributions in float64."""
+
+    def register(kl: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def rounded(q: Distribution, p: Distribution) -> Tensor:
+            dtype = torch.promote_types(q.mean.dtype, p.mean.dtype)
+            return kl(_in_double(q), _in_double(p)).clamp(min=0).to(dtype)
+
+        register_kl(q, p)(rounded)
+        return kl
+
+    return register
+
+
+def _in_double(distribution: Any) -> Any:
+    """A copy whose parameters are float64."""
+    copied = distribution.expand(distribution.batch_shape)
+    for name in ("loc", "scale", "low", "high", "bandwidth", "kernel", "prior"):
+        value = getattr(copied, name, None)
+        if value is not None:
+            setattr(copied, name, double(value) if isinstance(value, Tensor) else _in_double(value))
+    return copied
+
+
+@_exact(KernelPosterior, Normal)
+@_exact(Kernel, Normal)
 def _kl_to_normal(q: KernelPosterior | Kernel, p: Normal) -> Tensor:
-    """-H(q) + ½ ln(2πτ²) + ((E q - m)² + Var q) / (2τ²)."""
-    second_moment = (q.mean - p.loc).square() + q.variance
-    return -q.entropy() + p.scale.log() + math.log(2 * math.pi) / 2 + second_moment / (2 * p.scale.square())
+    """J + ½ (x - ln(1 + x)) + (E q - m)²/(2τ²), x = Var q/τ² - 1: KL to the normal of q's moments, and its KL to p."""
+    excess = _excess_variance(q, p) / p.scale.square()
+    log_ratio = torch.where(
+        excess > -0.5,
+        excess.clamp(min=-0.5).log1p(),
+        q.variance.log() - 2 * p.scale.log(),  # ln(1 + x)
+    )
+    return _negentropy(q) + (excess - log_ratio) / 2 + ((q.mean - p.loc) / p.scale).square() / 2
 
 
+def _excess_variance(q: KernelPosterior | Kernel, p: Normal) -> Tensor:
+    """Var q - τ²; where q's own prior is nearly p, without the difference of nearly equal numbers."""
+    if isinstance(q, KernelPosterior) and isinstance(q.prior, Normal):
+        sigma = q.prior.scale
+        return q.bandwidth.square() * q.kernel.variance + (sigma - p.scale) * (sigma + p.scale)
+    return q.variance - p.scale.square()
+
+
+def _negentropy(q: KernelPosterior | Kernel) -> Tensor:
+    """½ ln(2πe Var q) - H(q)."""
+    if isinstance(q, KernelPosterior) and isinstance(q.prior, Normal):
+        return negentropy(type(q.kernel), q.bandwidth * q.kernel.scale / q.prior.scale)
+    if isinstance(q, Kernel):
+        standard = math.log(2 * math.pi * math.e) / 2 + math.log(q.standard_variance) / 2 - q.standard_entropy
+        return torch.full_like(q.scale, standard)
+    return (math.log(2 * math.pi * math.e) + q.variance.log()) / 2 - q.entropy()
+
+
+@_exact(KernelPosterior, Uniform)
+@_exact(Kernel, Uniform)
 def _kl_to_uniform(q: KernelPosterior | Kernel, p: Uniform) -> Tensor:
     """ln(length of p's support) - H(q) where the support of q lies inside, else infinite."""
     return torch.where(_inside(q, p), (p.high - p.low).log() - q.entropy(), math.inf)
@@ -62,23 +116,18 @@ def _inside(q: KernelPosterior | Kernel, p: Uniform) -> Tensor:
     return (support.lower_bound >= p.low) & (support.upper_bound <= p.high)
 
 
-for _family in (KernelPosterior, Kernel):
-    register_kl(_family, Normal)(_kl_to_normal)
-    register_kl(_family, Uniform)(_kl_to_uniform)
-
-
-@register_kl(UniformKernel, UniformKernel)  # type: ignore[untyped-decorator]
+@_exact(UniformKernel, UniformKernel)
 def _kl_uniform(q: UniformKernel, p: UniformKernel) -> Tensor:
     inside = (q.loc - q.scale >= p.loc - p.scale) & (q.loc + q.scale <= p.loc + p.scale)
     return torch.where(inside, (p.scale / q.scale).log(), math.inf)
 
 
-@register_kl(GaussianKernel, GaussianKernel)  # type: ignore[untyped-decorator]
+@_exact(GaussianKernel, GaussianKernel)
 def _kl_gaussian(q: GaussianKernel, p: GaussianKernel) -> Tensor:
-    return kl_divergence(Normal(q.loc, q.scale), Normal(p.loc, p.scale))
+    return _kl_to_normal(q, Normal(p.loc, p.scale, validate_args=False))
 
 
-@register_kl(LaplaceKernel, LaplaceKernel)  # type: ignore[untyped-decorator]
+@_exact(LaplaceKernel, LaplaceKernel)
 def _kl_laplace(q: LaplaceKernel, p: LaplaceKernel) -> Tensor:
     distance = (q.loc - p.loc).abs()
     return (p.scale / q.scale).log() - 1 + (distance + q.scale * (-distance / q.scale).exp()) / p.scale
@@ -102,14 +151,14 @@ def monte_carlo_kl(q: Distribution, p: Distribution, samples: int = 1) -> Tensor
 
 
 def maximum_mean_discrepancy(x: Tensor, y: Tensor, constants: Sequence[float]) -> Tensor:
-    r"""The unbiased U-statistic of MMD² between the laws of two samples, shared out among the points of the first.
+    r"""The unbiased U-statistic of MMD² between the laws of two samples, as a mean over the points of the first.
 
     1/(n(n-1)) Σ_{i≠j} k(x_i, x_j) + 1/(m(m-1)) Σ_{i≠j} k(y_i, y_j) - 2/(nm) Σ_{i,j} k(x_i, y_j), with the sum of
     inverse multiquadratic kernels k(x, y) = Σ_C C/(C + ‖x - y‖²) (Tolstikhin et al., ICLR 2018). Being unbiased it is
     negative about as often as positive where the laws are equal.
 
     Args:
-        x: n points, shape (n, d). A single point has no pair: its share is 0.
+        x: n points, shape (n, d). A single point has no pair: its term is 0.
         y: m points, shape (m, d), m at least 2.
         constants: the values of C, positive.
 

@@ -144,6 +144,11 @@ class _RotationSymmetric(Distribution):
         """KL to the uniform distribution, float64, shape ``batch_shape``."""
 
     @property
+    def spread(self) -> tuple[str, Tensor]:
+        """What says how wide it is, by name: κ."""
+        return "concentration", self.concentration
+
+    @property
     def mode(self) -> Tensor:
         """The mean direction, on the sphere; the mean is inside it."""
         return self.loc
@@ -321,7 +326,7 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 @register_kl(_RotationSymmetric, HypersphericalUniform)  # type: ignore[untyped-decorator]
 def _kl_to_uniform(q: _RotationSymmetric, p: HypersphericalUniform) -> Tensor:
-    return q._kl_to_uniform().to(q.loc.dtype)
+    return q._kl_to_uniform().clamp(min=0).to(q.loc.dtype)
 
 
 def _check_dim(dim: int) -> None:

@@ -40,7 +40,6 @@ class Kernel(Distribution):
     has_rsample = True
 
     bounded: ClassVar[bool] = True  # support [-1, 1]; else all of R
-    positive_at_edge: ClassVar[bool] = False  # whether the density jumps at the edges of the support
     standard_variance: ClassVar[float]
     standard_roughness: ClassVar[float]  # ∫ k²
     standard_entropy: ClassVar[float]  # -∫ k ln k, in nats
@@ -127,21 +126,20 @@ class Kernel(Distribution):
         return self.loc + self.scale * self._draw(shape, self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln K(value); -inf outside the support, where the gradient is 0."""
+        """ln K(value); -inf outside the support, where the gradient is 0.
+
+        The support is rounded outward, by more than ``rsample`` rounds, so that every draw has a density.
+        """
         if self._validate_args:
             self._validate_sample(value)
         t = (value - self.loc) / self.scale
         if not self.bounded:
             return self._log_density(t) - self.scale.log()
-        # Evaluated at 0 instead of outside, lest the discarded branch send a NaN into the gradient.
-        inside = self._inside(value, t)
-        log_density = self._log_density(torch.where(inside, t, 0.0)) - self.scale.log()
-        return torch.where(inside, log_density, -math.inf)
-
-    def _inside(self, value: Tensor, t: Tensor) -> Tensor:
-        if self.positive_at_edge:  # rounded as rsample rounds, lest a draw have no density
-            return ~((value < self.loc - self.scale) | (value > self.loc + self.scale))
-        return ~(t.abs() >= 1)  # of NaN the density is NaN
+        eps = torch.finfo(t.dtype).eps
+        outside = (value - self.loc).abs() > self.scale + 4 * eps * (self.loc.abs() + self.scale)  # False for NaN
+        # Evaluated at 0 where the value is outside, so that the discarded branch has a finite gradient.
+        inner = torch.where(outside, 0.0, t).clamp(eps / 2 - 1, 1 - eps / 2)
+        return torch.where(outside, -math.inf, self._log_density(inner) - self.scale.log())
 
     def cdf(self, value: Tensor) -> Tensor:
         if self._validate_args:

@@ -18,7 +18,6 @@ class UniformKernel(Kernel):
     standard_roughness = 1 / 2
     standard_entropy = math.log(2)
     quadrature_nodes = 1
-    positive_at_edge = True
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:

@@ -14,6 +14,21 @@ from evae.distributions.quadrature import double
 from evae.distributions.smoothing import smoothed_by_normal, smoothed_by_uniform
 
 
+def coordinates(distribution: Distribution) -> Distribution:
+    """The distribution of each coordinate of an ``Independent``, else the distribution itself."""
+    base: Distribution = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    return base
+
+
+def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
+    """Name and values of what says how wide a posterior is: r, a standard deviation or a concentration."""
+    base = coordinates(q)
+    if isinstance(base, Normal):
+        return "standard deviation", base.scale
+    spread: tuple[str | None, Tensor | None] = getattr(base, "spread", (None, None))
+    return spread
+
+
 class SmoothedPrior(Distribution):
     """The law of b · K + U with a kernel K, symmetric and unimodal, and an independent prior draw U (paper, eq. 11-12).
 
@@ -29,9 +44,15 @@ class SmoothedPrior(Distribution):
     @property
     def support_length(self) -> Tensor:
         """B: length of the uniform prior's support, or standard deviation of the Gaussian prior."""
-        prior = self.prior.base_dist if isinstance(self.prior, Independent) else self.prior
+        prior = coordinates(self.prior)
         assert isinstance(prior, Uniform | Normal)
         return prior.high - prior.low if isinstance(prior, Uniform) else prior.scale
+
+    @property
+    def spread(self) -> tuple[str, Tensor]:
+        """What says how wide it is, by name: the kernel's scale r."""
+        scale: Tensor = self.kernel.scale  # type: ignore[attr-defined]
+        return "r", scale
 
     @property
     def mean(self) -> Tensor:
@@ -123,10 +144,19 @@ class KernelPosterior(SmoothedPrior):
         return h.to(self.kernel.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln q(value), shape ``value.shape`` broadcast with ``batch_shape``; -inf outside the support."""
+        """ln q(value), shape ``value.shape`` broadcast with ``batch_shape``; -inf outside the support.
+
+        The support is rounded outward, by more than ``rsample`` rounds, so that every draw has a density.
+        """
         if self._validate_args:
             self._validate_sample(value)
-        distance = (double(value) - double(self.bandwidth) * double(self.kernel.loc) - self.prior.mean).abs()
+        centre = double(self.bandwidth) * double(self.kernel.loc) + self.prior.mean
+        distance = (double(value) - centre).abs()
+        if isinstance(self.prior, Uniform) and self.kernel.bounded:
+            reach = double(self.bandwidth) * double(self.kernel.scale) + double(self.support_length) / 2
+            slack = 4 * torch.finfo(self.kernel.loc.dtype).eps * (centre.abs() + self.prior.mean.abs() + reach)
+            edge = reach * (1 - 8 * torch.finfo(reach.dtype).eps)
+            distance = torch.where(distance <= reach + slack, torch.minimum(distance, edge), distance)
         return self.log_density_at(distance).to(torch.promote_types(value.dtype, self.kernel.loc.dtype))
 
     def log_density_at(self, distance: Tensor) -> Tensor:
