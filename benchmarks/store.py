@@ -1,12 +1,11 @@
-"""Many images: how fast they are decoded into the store, how fast it opens, and the memory that training takes.
+"""Many images: speed of decoding into the store and of opening it, and memory of training.
 
     python benchmarks/store.py [--images 160000] [--folder FOLDER]
 
-Writes so many colour images of 64x64 pixels as JPEG into parquet files in --folder (default: a temporary one), opens
-them with ``open_store`` and trains a small linear model on all of them, decoded before and streamed, and on 1,000 of
-them for an epoch, each in a process of its own. Pillow's decoding alone, from memory, in processes that have started
-and keep nothing of it, is what the decoding is compared with, once before and once after it, as machines change their
-pace.
+Writes colour JPEG images of 64x64 pixels into Parquet files in --folder (default: a temporary one), opens them with
+``open_store`` and trains a small linear model for one epoch on all of them, decoded and streamed, and on 1,000 of them,
+each in its own process. The reference for decoding is Pillow alone, decoding from memory in processes that have
+started; it is timed before and after, as the speed of a machine varies.
 """
 
 import argparse
@@ -33,7 +32,7 @@ TRAINING = """
 import resource, sys
 from torch import nn
 from evae import EVAE, train
-from evae.runs.folder import read_metrics
+from evae.runs import RunFolder
 
 def small(image_shape):
     features = image_shape[0] * image_shape[1] * image_shape[2]
@@ -42,7 +41,7 @@ def small(image_shape):
     return EVAE(image_shape, 2, n=100, encoder=encoder, decoder=decoder)
 
 out = train(sys.argv[1], sys.argv[2], small, epochs=1, accelerator="cpu")
-print(read_metrics(out)[-1]["images_per_second"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(RunFolder(out).metrics()[-1]["images_per_second"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 OPENING = """
@@ -64,7 +63,7 @@ def jpeg(number: int) -> bytes:
 
 
 def write(count: int, folder: Path) -> None:
-    """Parquet files of images as data sets on the hub have them."""
+    """Parquet files of images in the layout of datasets on the hub."""
     folder.mkdir(parents=True)
     with ThreadPoolExecutor() as pool:
         for start in range(0, count, SHARD):
@@ -73,13 +72,13 @@ def write(count: int, folder: Path) -> None:
 
 
 def decode(contents: list[bytes]) -> None:
-    """What there is to do for Pillow."""
+    """Decode with Pillow and discard the pixels."""
     for content in contents:
         np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def pillow(folder: Path) -> float:
-    """Seconds in which Pillow decodes the images of one file after another."""
+    """Seconds that Pillow takes to decode all images, file by file."""
     seconds = 0.0
     with Parallel(n_jobs=os.cpu_count(), batch_size=1, max_nbytes=None) as workers:
         workers(delayed(decode)([]) for _ in range(64))  # until all have started
@@ -102,7 +101,7 @@ def timed(work: Callable[[], object]) -> float:
 def child(program: str, *arguments: object) -> list[float]:
     """The numbers that a program prints."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return [float(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+    return [float(n) for n in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()]
 
 
 def measure(count: int, root: Path) -> None:
@@ -111,7 +110,7 @@ def measure(count: int, root: Path) -> None:
 
     os.environ["EVAE_CACHE"] = str(root / "cache")
     write(1000, root / "few")
-    open_store(str(root / "few"))  # imports what has to be
+    open_store(str(root / "few"))  # imports the modules that opening needs
     if not (root / "many").exists():
         write(count, root / "many")
     for _ in range(3):
