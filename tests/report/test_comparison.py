@@ -2,19 +2,23 @@
 
 import csv
 import json
-import math
+import re
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
+import yaml
 
 from evae import EVAE, WAE, GaussianVAE, evaluate, train
 from evae.errors import ConfigError, RunError
 from evae.report import charts
 from evae.report.comparison import compare
-from evae.report.ranking import best, disagreement, incomparable
 from evae.report.tables import Cell, Grid, latex, markdown
+from evae.runs.evaluation import Section
 from tests.report.html_pages import CHROMIUM, Page, browse
+from tests.report.records import change, measured, number
 from tests.small import trained
 
 
@@ -34,88 +38,29 @@ def copied(runs, tmp_path):
     return shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns("checkpoints"))
 
 
-def change(run, **changes):
-    """Alter a run's evaluation."""
-    path = run / "evaluation.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return run
-
-
-def measured(run, **metrics):
-    """Replace a run's metrics by (value, standard error) pairs."""
-    errors = {name: error for name, (_, error) in metrics.items() if error is not None}
-    return change(
-        run, latents_report={}, metrics={name: value for name, (value, _) in metrics.items()}, standard_errors=errors
-    )
-
-
-class TestRanking:
-    @pytest.mark.parametrize(
-        ("column", "values", "expected"),
-        [
-            ("mse", [(1, 0.1), (2, 0.1), (3, 0.1)], 0),
-            ("psnr", [(1, 0.1), (2, 0.1), (3, 0.1)], 2),
-            ("bce", [(3, 0.3), (2.01, 0.4), (9, 99)], 1),  # the combined error is 0.5, and 1.96 times that 0.98
-            ("bce", [(3, 0.3), (2.03, 0.4), (9, 99)], None),
-            ("mse", [(1, 0), (1, 0)], None),
-            ("mse", [(1, 0), (2, 0)], 0),
-            ("mse", [(1, 0.1), (2, None)], None),
-            ("mse", [(1, None), (2, None)], None),
-            ("mse", [(1, None), (2, 0.1), (9, 0.1)], None),
-            ("mse", [(math.nan, 0.1), (2, 0.1), (9, 0.1)], 1),
-            ("psnr", [(math.inf, None), (2, 0.1), (9, 0.1)], 2),
-            ("mse", [(1, 0.1)], None),
-            ("mse", [], None),
-            ("kl", [(1, 0.1), (2, 0.1)], None),
-            ("sharpness_real", [(1, 0.1), (2, 0.1)], None),
-            ("linear accuracy, latents", [(0, 0.01), (1, 0.01)], None),
-            ("samples: fid", [(1, 0.1), (2, 0.1)], 0),
-            ("reconstructions: kid", [(3, 0.1), (2, 0.1)], 1),
-            ("samples: coverage", [(1, 0.1), (2, 0.1)], 1),
-        ],
-    )
-    def test_best(self, column, values, expected):
-        assert best(column, [{column: value} for value in values]) == expected
-
-    def test_runs_without_the_number(self):
-        assert best("mse", [{}, {"mse": (3, 0.1)}, {"mse": (2, 0.1)}]) == 2
-
-    def test_disagreement_is_one_sentence(self):
-        same = {"data": "a", "images": "f" * 32, "split": "holdout", "latents": "mean", "count": 3}
-        assert disagreement({"x": same, "y": same | {"seed": 1}}) is None
-        sentence = disagreement({"x": same, "y": same | {"images": "0" * 32, "latents": "sample"}})
-        assert sentence == (
-            "Nothing is marked as best, for the runs were evaluated differently (images: a [ffffffff] for x, "
-            "a [00000000] for y; latents: mean for x, sample for y)."
-        )
-
-    def test_incomparable_columns(self):
-        def scored(count):
-            return {"distances": {"samples": {"features": "f", "count": count, "fid": 0.5}}}
-
-        assert incomparable({"x": scored(3), "y": scored(3), "z": {}}, dict.fromkeys("xyz", "Bernoulli")) == {}
-        assert incomparable({"x": scored(3), "y": scored(4)}, {"x": "Bernoulli", "y": "Gaussian"}).keys() == {
-            "samples: ",
-            "reconstruction",
-        }
-
-
 class TestFiles:
     def test_tables_hold_the_same_numbers(self, copied, tmp_path, capsys, undrawn):
         a, b = copied / "EVAE", copied / "GaussianVAE"
         measured(a, bce=(100, 1), mse=(0.0123456, None), penalty=(1.5, 0.25))
         measured(b, bce=(110, 1), mse=(0.5, None), kl=(20, 0.5))
         assert compare([a, b], tmp_path / "out") == tmp_path / "out"
-        assert (tmp_path / "out" / "table.md").read_text() == (
+        table, *notes = (tmp_path / "out" / "table.md").read_text().split("\n\n")
+        assert table == (
             "| run | model | bce | mse | penalty | kl |\n"
             "| --- | --- | ---: | ---: | ---: | ---: |\n"
             "| EVAE | EVAE | **100 ± 1** | 0.01235 | 1.5 ± 0.2 |  |\n"
-            "| GaussianVAE | GaussianVAE | 110 ± 1 | 0.5 |  | 20 ± 0.5 |\n"
+            "| GaussianVAE | GaussianVAE | 110 ± 1 | 0.5 |  | 20 ± 0.5 |"
+        )
+        assert notes[0] == "±: standard error over images, not over repeated training."
+        assert notes[1] == (
+            "Bold: better than every other row. Two-sided tests: z-test with combined standard errors (bce); "
+            "Holm's correction over 1 metrics, family-wise error rate 5%.\n"
         )
         lines = (tmp_path / "out" / "table.tex").read_text().splitlines()
         assert lines[0] == r"\begin{tabular}{llrrrr}"
         assert r"EVAE & EVAE & \textbf{100 $\pm$ 1} & 0.01235 & 1.5 $\pm$ 0.2 &  \\" in lines
-        assert lines[-1] == r"\end{tabular}"
+        assert lines[7] == r"\end{tabular}"
+        assert all(line.startswith("% ") for line in lines[8:])
         first, second = csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines())
         assert (float(first["mse"]), first["mse standard error"], first["kl"]) == (0.0123456, "", "")
         assert (second["run"], float(second["kl"]), float(second["kl standard error"])) == ("GaussianVAE", 20, 0.5)
@@ -139,6 +84,27 @@ class TestFiles:
         assert len(markdown(grid).splitlines()) == 4
         assert r"\$1\_\{a\}\%\&\#\textasciitilde{}\textasciicircum{}\textbackslash{} & \textbf{{[}b{]}" in latex(grid)
         assert latex(grid).splitlines()[-3] == r"$\geq$ &  \\"
+        assert markdown(grid, ["a_b\nc"]).endswith("\n\na\\_b c\n")
+        assert latex(grid, ["a_b\nc"]).endswith("\n% a_b c\n")
+
+    def test_latex_fits_a_page(self):
+        """Many metrics are rows, and many runs several tables."""
+        header = ["run", "model", *(f"metric {i}" for i in range(12))]
+        rows = [[Cell(f"run {i}"), Cell("EVAE"), *[Cell("0.1234 ± 0.001")] * 12] for i in range(9)]
+        parts = re.findall(r"\\begin{tabular}{(l+)(r+)}\n(.*?)\\end{tabular}", latex(Grid(header, rows, 2)), re.DOTALL)
+        assert [(words, len(numbers)) for words, numbers, _ in parts] == [("l", 4), ("l", 4), ("l", 1)]
+        assert all(text.count("metric ") == 12 for _, _, text in parts)
+        for i in range(9):
+            assert sum(f"run {i}" in text for _, _, text in parts) == 1
+
+    def test_terminals_of_80_columns(self, copied, tmp_path, capsys, undrawn):
+        name = "samples: nearest_training_distance"
+        for run in ("EVAE", "GaussianVAE", "WAE"):
+            measured((copied / run).rename(copied / f"{run}-{'x' * 30}"), bce=(123.4, 0.1), **{name: (0.01234, 0.0004)})
+        compare(sorted(copied.iterdir()), tmp_path / "out")
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert sum(line.count("0.01234 ± 0.0004") for line in lines) == 3
 
 
 class TestPage:
@@ -159,8 +125,8 @@ class TestPage:
         assert [point.x for point in drawn["plane"][0]] == rates
         assert [point.y for point in drawn["plane"][0]] == [result["reconstruction"] for result in results]
         assert drawn["plane"][3] == ("KL, in nats", "penalty or MMD: not a KL")
-        assert [curve.name for curve in drawn["curves"][0]] == ["EVAE", "", "GaussianVAE", "", "WAE", ""]
-        assert all(len(curve.points) == 1 for curve in drawn["curves"][0])
+        assert [curve.name for curve in drawn["curves"][0].curves] == ["EVAE", "", "GaussianVAE", "", "WAE", ""]
+        assert all(len(curve.points) == 1 for curve in drawn["curves"][0].curves)
 
     @pytest.mark.parametrize("changes", [{"images": "0" * 32}, {"split": "train"}, {"latents": "mean"}], ids=str)
     def test_runs_evaluated_differently_are_not_ranked(self, copied, tmp_path, changes, capsys, undrawn):
@@ -168,7 +134,7 @@ class TestPage:
         b = change(measured(copied / "GaussianVAE", bce=(110, 1)), **changes)
         page = Page(compare([a, b], tmp_path / "out") / "comparison.html")
         assert page.bold == []
-        assert page.text.count("Nothing is marked as best, for the runs were evaluated differently") == 1
+        assert page.text.count("Nothing is marked as best, because the runs were evaluated differently") == 1
         assert "**" not in (tmp_path / "out" / "table.md").read_text()
         assert "textbf" not in (tmp_path / "out" / "table.tex").read_text()
         assert "Nothing is marked as best" in capsys.readouterr().err
@@ -184,18 +150,36 @@ class TestPage:
         assert page.bold == []
 
     def test_distances_of_reconstructions_and_of_samples(self, copied, tmp_path, undrawn):
-        def scores(value, count):
-            return {"features": "inception", "count": count, "fid": value, "fid_error": 0.5}
-
-        a = measured(copied / "EVAE", bce=(100, 99))
-        b = measured(copied / "GaussianVAE", bce=(110, 99))
-        change(a, distances={"reconstructions": scores(10.0, 16), "samples": scores(90.0, 16)})
-        change(b, distances={"reconstructions": scores(20.0, 16), "samples": scores(30.0, 99)})
-        page = Page(compare([a, b], tmp_path / "out") / "comparison.html")
+        for run, values, count in (("EVAE", (10.0, 90.0), 16), ("GaussianVAE", (20.0, 30.0), 99)):
+            kinds = zip(("reconstructions", "samples"), values, strict=True)
+            numbers = tuple(number(f"{kind}: fid", value, 0.5) for kind, value in kinds)
+            section = Section("distances", "", numbers, {"features": "inception", "samples: count": count})
+            measured(copied / run, sections=[section], bce=(100, 99))
+        page = Page(compare([copied / "EVAE", copied / "GaussianVAE"], tmp_path / "out") / "comparison.html")
         assert "reconstructions: fid" in page.text
-        assert "samples: fid" in page.text
         assert page.bold == ["10 ± 0.5"]
-        assert "samples is not ranked: they were computed from different numbers of images or features." in page.text
+        assert "Not ranked: samples: fid; the runs were measured with different settings (samples: count)." in page.text
+
+    def test_the_same_images_are_paired(self, copied, tmp_path, undrawn):
+        """A difference far below the standard errors of the means, but the same for all images."""
+        images = np.random.default_rng(0).normal(100, 30, 16)
+        for run, more in (("EVAE", 0), ("GaussianVAE", np.linspace(0.9, 1.1, 16)), ("WAE", 5)):
+            values = images + more
+            measured(copied / run, {"bce": values}, bce=(values.mean(), values.std() / 4))
+        folders = [copied / name for name in ("EVAE", "GaussianVAE", "WAE")]
+        page = Page(compare(folders, tmp_path / "out") / "comparison.html")
+        assert len(page.bold) == 1
+        assert "Two-sided tests: paired t-test over images (bce); Holm's correction over 1 metrics" in page.text
+        (copied / "WAE" / "evaluation.safetensors").unlink()
+        page = Page(compare(folders, tmp_path / "out") / "comparison.html")
+        assert page.bold == []
+        assert "paired t-test over images and z-test with combined standard errors (bce)" in page.text
+
+    def test_what_evaluate_leaves_is_paired(self, runs, tmp_path, undrawn):
+        page = Page(compare([runs / "EVAE", runs / "GaussianVAE"], tmp_path) / "comparison.html")
+        paired = re.search(r"paired t-test over images \((.*?)\)", page.text)[1].split(", ")
+        assert {"bce", "mse", "psnr", "ssim", "reconstruction", "sharpness"} <= set(paired)
+        assert "sharpness: best is closest to the value of the original images." in page.text
 
     def test_other_likelihoods_have_other_units(self, copied, tmp_path, undrawn):
         for name, value in (("EVAE", 100), ("GaussianVAE", 200)):
@@ -204,7 +188,7 @@ class TestPage:
         (copied / "EVAE" / "config.json").write_text(json.dumps(config | {"likelihood": "continuous_bernoulli"}))
         page = Page(compare([copied / "EVAE", copied / "GaussianVAE"], tmp_path / "out") / "comparison.html")
         assert page.bold == ["100 ± 1"]  # the bce
-        assert "reconstruction is not ranked: the models have different likelihoods p(x|z)." in page.text
+        assert "Not ranked: reconstruction; the models have different likelihoods p(x|z)." in page.text
 
     def test_names_of_every_kind(self, copied, tmp_path):
         names = ["_a$x_{$", "b<script>&\"'|é漢\n", "x" * 120]
@@ -215,6 +199,11 @@ class TestPage:
         for name in names:
             assert name.strip() in page.text
 
+    def test_the_callers_random_numbers_are_left_alone(self, runs, tmp_path, undrawn):
+        before = torch.get_rng_state()
+        compare([runs / "EVAE", runs / "WAE"], tmp_path, seed=1)
+        assert torch.equal(torch.get_rng_state(), before)
+
     def test_runs_of_one_name(self, copied, tmp_path, undrawn):
         twin = shutil.copytree(copied / "EVAE", tmp_path / "b" / "EVAE")
         page = Page(compare([copied / "EVAE", twin], tmp_path / "out") / "comparison.html")
@@ -224,7 +213,7 @@ class TestPage:
     def test_what_is_missing_is_left_out(self, copied, tmp_path):
         for name in ("EVAE", "WAE"):
             (copied / name / "metrics.jsonl").unlink()
-            (copied / name / "evaluation.json").write_text("{}")
+            change(copied / name, sections={})
         page = Page(compare([copied / "EVAE", copied / "WAE"], tmp_path / "out") / "comparison.html")
         assert len(page.images) == 3
 
@@ -254,14 +243,73 @@ class TestErrors:
             compare([runs / "EVAE", runs / "WAE"], tmp_path / "file")
 
 
-def test_labels_keep_clear_of_each_other_and_stay_inside(monkeypatch):
+class TestSeeds:
+    """Runs that differ in their seed alone are one row."""
+
+    @pytest.fixture
+    def seeds(self, copied):
+        """Three runs of an EVAE and two of a WAE, with the errors that a test gives them."""
+
+        def make(**errors):
+            folders = []
+            for family, values in errors.items():
+                for seed, value in enumerate(values):
+                    folders.append(shutil.copytree(copied / family, copied / f"{family.lower()}-seed{seed}"))
+                    path = folders[-1] / "config.yaml"
+                    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"seed": seed, "out": "x"}))
+                    measured(folders[-1], bce=(value, 9))
+            return folders
+
+        return make
+
+    def test_mean_and_deviation(self, seeds, tmp_path, undrawn):
+        folders = seeds(EVAE=[1, 1.2, 1.1], WAE=[2, 2.1])
+        page = Page(compare(folders, tmp_path / "out") / "comparison.html")
+        table, *notes = (tmp_path / "out" / "table.md").read_text().split("\n\n")
+        assert table.splitlines()[2:] == ["| evae | EVAE | 3 | **1.1 ± 0.1** |", "| wae | WAE | 2 | 2.05 ± 0.07 |"]
+        assert notes[0].startswith("±: standard deviation over seeds where a row has several")
+        assert "Welch's t-test over seeds (bce)" in notes[1]
+        assert page.bold == ["1.1 ± 0.1"]
+        lines = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+        assert [(line["run"], line["row"], float(line["bce"])) for line in lines[:2]] == [
+            ("evae-seed0", "evae", 1),
+            ("evae-seed1", "evae", 1.2),
+        ]
+        assert len(lines) == 5
+
+    def test_one_seed_against_several(self, seeds, copied, tmp_path, undrawn):
+        page = Page(
+            compare([*seeds(EVAE=[1, 1.2]), measured(copied / "WAE", bce=(5, 0.1))], tmp_path) / "comparison.html"
+        )
+        assert page.bold == []  # without values per image, one run says nothing of other seeds
+
+    def test_copies_are_no_seeds(self, seeds, tmp_path, undrawn):
+        (first, second) = seeds(EVAE=[1, 1.2])
+        shutil.copy(first / "config.yaml", second / "config.yaml")
+        compare([first, second], tmp_path / "out")
+        assert "| evae-seed0 | EVAE | 1 ± 9 |" in (tmp_path / "out" / "table.md").read_text()
+
+    def test_other_settings_or_images_are_other_rows(self, seeds, tmp_path, undrawn):
+        first, second, third = seeds(EVAE=[1, 1.2, 1.4])
+        config = yaml.safe_load((second / "config.yaml").read_text())
+        (second / "config.yaml").write_text(yaml.safe_dump(config | {"epochs": 9}))
+        change(third, latents="mean")
+        compare([first, second, third], tmp_path / "out")
+        assert "seeds" not in (tmp_path / "out" / "table.md").read_text()
+
+    def test_names(self, seeds, copied, tmp_path, undrawn):
+        """What is common is not taken where it is another run's name."""
+        folders = [*seeds(EVAE=[1, 1.2]), (copied / "WAE").rename(copied / "evae")]
+        compare(folders, tmp_path / "out")
+        assert "| evae-seed0, evae-seed1 | EVAE | 2 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_legend_has_every_run_and_kind(monkeypatch):
     monkeypatch.setattr(charts, "_png", lambda figure: figure)
-    places = [(1, 1), (1, 1.02), (1.01, 1), (1.01, 1.03), (9, 5), (9, 1)]
-    figure = charts.plane([charts.Point(f"run {i}", x, y) for i, (x, y) in enumerate(places)], "x", "y", ("a", "b"))
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == len(places)
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    assert all(figure.axes[0].bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+    points = [charts.Point("_a$x_{$", 1, 1), charts.Point("b", 2, 1, triangular=True)]
+    figure = charts.plane(points, "x", "y", ("round", "triangular"))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [r" _a\$x_{\$", "b", "round", "triangular"]
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """The report: one page that stands alone, says what a run was, and holds nothing that its files could slip in."""
 
-import json
-import math
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,43 +15,40 @@ from evae import EVAE, HVAE, WAE, evaluate, load_model
 from evae.cli import main
 from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
+from evae.report.charts import points
 from evae.report.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
 from evae.report.run_page import report, spelled_out
-from evae.runs.evaluation import epochs, numbers, points, read_evaluation
+from evae.runs import RunFolder
+from evae.runs.evaluation import Number, Section, write_evaluation
 from tests.report.html_pages import CHROMIUM, Page, browse
+from tests.report.records import evaluation
 from tests.small import trained
 
-EVALUATION = {
-    "model": "EVAE",
-    "data": "blobs",
-    "split": "holdout",
-    "count": 16,
-    "images": "0123456789abcdef",
-    "latents": "sample",
-    "repeats": 3,
-    "seed": 0,
-    "metrics": {"bce": 12.5, "mse": 0.25, "penalty": 1.5},
-    "standard_errors": {"bce": 0.75, "mse": math.nan},
-    "likelihood": {"samples": 5, "bound": -81.5, "standard_error": 0.5},
-    "distances": {
-        "reconstructions": {
-            "features": "inception",
-            "resize": "bilinear",
-            "count": 16,
-            "split": "holdout",
-            "fid": 31.5,
-        },
-        "samples": {"features": "inception", "resize": "bilinear", "count": 99, "split": "holdout", "fid": 62.5},
-    },
-    "latents_report": {
-        "active_units": 2,
-        "share_outside": 0.125,
-        "rate_per_dimension": [0.5, 1.0, 0.25],
-        "spread": "r",
-        "spread_quantiles": {"0.05": 0.1, "0.95": 0.9},
-    },
-    "probes": {"count": 16, "linear": {"latents": 0.75, "pixels": 0.875}},
-}
+DISTANCES = Section(
+    "distances",
+    "",
+    (Number("reconstructions: fid", 31.5, None, "lower"), Number("samples: fid", 62.5, 0.5, "lower")),
+    {"features": "inception", "resize": "bilinear", "samples: count": 99},
+)
+SECTIONS = (
+    Section(
+        "reconstructions",
+        "",
+        (Number("bce", 12.5, 0.75, "lower"), Number("mse", 0.25, None, "lower"), Number("penalty", 1.5)),
+        {"latents": "sample", "repeats": 3},
+    ),
+    Section(
+        "latents",
+        "",
+        (Number("active_units", 2), Number("share_outside", 0.125)),
+        {},
+        {"rate_per_dimension": [0.5, 1.0, None], "spread": "r", "spread_quantiles": {"0.05": 0.1, "0.95": 0.9}},
+    ),
+    Section("likelihood", "", (Number("ln p(x) ≥", -81.5, 0.5, "higher"),), {"samples": 5}),
+    DISTANCES,
+    Section("probes", "", (Number("linear accuracy, pixels", 0.875, 0.01, "higher"),), {"count": 16}),
+    Section("of a user", "", (Number("mine", 7.0),), {}, {"words": "seven", "by name": {"a": 1}, "many": [1, 2]}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +71,9 @@ def words(command):
     return shlex.split(command.replace("\\\n", ""))
 
 
-def evaluated(run, **changes):
-    (run / "evaluation.json").write_text(json.dumps(EVALUATION | changes))
+def evaluated(run, *sections, name="evaluation.json", **about):
+    """A run with an evaluation, by default one with every kind of section."""
+    write_evaluation(RunFolder(run), evaluation(*(sections or SECTIONS), **{"repeats": 3} | about), {}, name)
     return run
 
 
@@ -115,9 +112,10 @@ class TestPage:
             "-81.5 0.5",
             "reconstructions: fid 31.5",
             "samples: fid 62.5",
-            "reconstructions: features inception, resize bilinear, count 16",
-            "samples: features inception, resize bilinear, count 99",
+            "settings: features inception, resize bilinear.",
+            "samples: count 99.",
             "active_units 2",
+            "of a user value standard error mine 7 words: seven. by name: a 1.",
             "Quantiles of the posteriors' r: 0.1 at 0.05, 0.9 at 0.95.",
             "linear accuracy, pixels 0.875",
         ):
@@ -137,27 +135,46 @@ class TestPage:
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["data"] = str(shutil.copy(blobs, tmp_path / f"{name}.npz"))
         (run / "config.yaml").write_text(yaml.safe_dump(config))
-        distances = {"samples": {"features": name, "fid": 1.5}}
-        evaluated(run, data=name, split=name, latents=name, metrics={f"-- {name}": 1}, distances=distances)
+        sections = Section("reconstructions", "", (Number(f"-- {name}", 1),)), replace(DISTANCES, settings={"f": name})
+        evaluated(run, *sections, data=name, split=name, latents=name)
         page = Page(report(run))
-        for before in ("on ", "run ", "16 ", "images of ", "-- ", "features "):
+        for before in ("on ", "run ", "16 ", "images of ", "-- ", "settings: f "):
             assert f"{before}{name}" in page.text.replace(f"{tmp_path}/", "")
+
+    def test_other_data_have_a_section_of_their_own(self, copied, undrawn):
+        mine = Section("reconstructions", "", (Number("bce", 77.0),))
+        evaluated(copied, mine, name="evaluation-other.json", data="other", images="ff")
+        text = Page(report(copied)).text
+        assert "Measurements on other 16 hold-out images of other;" in text
+        assert text.index("bce 77") > text.index("Measurements on other") > text.index("Measurements")
+        assert "are not the images" not in text
+        (copied / "evaluation.json").unlink()
+        text = Page(report(copied)).text
+        assert "None yet: run" in text
+        assert "bce 77" in text
+
+    def test_a_model_that_cannot_be_imported(self, copied, undrawn):
+        model = load_model(copied).train()
+        (copied / "config.json").write_text('{"model": "gone.Model"}')
+        with pytest.raises(RunError):
+            report(copied)
+        assert "EVAE on" in Page(report(copied, model=model)).text
+
+    def test_the_callers_random_numbers_are_left_alone(self, copied, undrawn):
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        report(copied, seed=1)
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_the_same_again_with_the_same_seed_elsewhere(self, run, tmp_path):
         again = report(run, tmp_path / "new" / "page.html")
         assert again.read_bytes() == (run / "report.html").read_bytes()
 
 
-class TestRecords:
-    def test_damaged_metrics_are_left_out(self, tmp_path):
-        lines = ["3", '"x"', '{"epoch": 1, "loss": "x"}', '{"epoch": null, "loss": 1}', '{"epoch": 2, "loss": 3.5}']
-        (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 3, "loss": NaN}', '{"ep']))
-        assert points(epochs(tmp_path), "loss") == [(2, 3.5)]
-
-    def test_an_evaluation_with_little_in_it(self, tmp_path):
-        assert read_evaluation(tmp_path) is None
-        (tmp_path / "evaluation.json").write_text('{"metrics": {"bce": 12}, "standard_errors": {"bce": NaN}}')
-        assert numbers(read_evaluation(tmp_path)) == {"bce": (12, None)}
+def test_damaged_metrics_are_left_out(tmp_path):
+    lines = ["3", '"x"', '{"epoch": 1, "loss": "x"}', '{"epoch": null, "loss": 1}', '{"epoch": 2, "loss": 3.5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 3, "loss": NaN}', '{"ep']))
+    assert points(RunFolder(tmp_path).epochs(), "loss") == [(2, 3.5)]
 
 
 class TestCommands:
@@ -219,7 +236,7 @@ class TestErrors:
             report(run, tmp_path / "file" / "x.html")
 
     def test_seed_and_device(self, run):
-        with pytest.raises(ConfigError, match="63 bits"):
+        with pytest.raises(ConfigError, match="seed must be at least 0, not -1"):
             report(run, seed=-1)
         with pytest.raises(ConfigError, match="--device meta cannot be used"):
             report(run, device="meta")
@@ -227,6 +244,8 @@ class TestErrors:
 
 class Identity(nn.Module):
     """A model of one weight whose images are its codes."""
+
+    device = torch.device("cpu")
 
     def __init__(self, code):
         super().__init__()
@@ -290,8 +309,7 @@ class TestExploration:
 
     def test_traversals_stay_on_the_sphere(self):
         codes, around = nn.functional.normalize(torch.randn(2, 500, 4), dim=-1)
-        found = Survey(codes, torch.zeros(500), torch.zeros(1, 2, 2), None, None)
-        assert found.on_sphere
+        found = Survey(codes, torch.zeros(500), torch.zeros(1, 2, 2), None, None, on_sphere=True)
         for t in traversals(Identity(around[0]), found, 4, 5):
             assert torch.allclose(t.images.norm(dim=-1), torch.ones(5, 1, 1))
             assert torch.allclose(t.images[:, 0, 0, t.latent], torch.linspace(t.low, t.high, 5))

@@ -4,29 +4,25 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
-from evae import checks
 from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
-from evae.numerics import resolve_device
+from evae.numerics import resolve_device, seeded
 from evae.report import charts, pages
 from evae.report.charts import Curve, Panel, Point
 from evae.report.exploration import originals
 from evae.report.pages import Figure
 from evae.report.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
-from evae.report.tables import Cell, Grid, latex, markdown
+from evae.report.tables import Cell, Grid, latex, markdown, print_grid
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation, read_evaluation
 from evae.runs.images import own_images
@@ -34,6 +30,8 @@ from evae.runs.images import own_images
 _SHOWN = 8  # images
 _KL = ("kl", "monte_carlo_kl")
 _RATES = (*_KL, "penalty", "mmd")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,11 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
     """
     folders = [Path(folder) for folder in run_folders]
     evaluations = dict(zip(_names(folders), map(_evaluation, folders), strict=True))
-    checks.seed(seed)
-    runs = [
-        _load(name, RunFolder(folder), evaluation, device, seed)
-        for (name, evaluation), folder in zip(evaluations.items(), folders, strict=True)
-    ]
+    with seeded(seed):  # a new model draws its first weights
+        runs = [
+            _load(name, RunFolder(folder), evaluation, device, seed)
+            for (name, evaluation), folder in zip(evaluations.items(), folders, strict=True)
+        ]
     rows = _rows(runs)
     grid, notes = _table(rows)
     page = pages.page(
@@ -109,7 +107,7 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
     write_atomically(folder / "table.csv", _csv(rows))
     write_atomically(folder / "table.tex", latex(grid, notes))
     write_atomically(folder / "comparison.html", page)
-    _print(grid)
+    print_grid(grid)
     for note in [*notes, f"table.md, table.csv, table.tex and comparison.html in {folder}"]:
         console.print(note, soft_wrap=True)
     return folder
@@ -159,12 +157,13 @@ def _load(name: str, run: RunFolder, evaluation: Evaluation, device: str, seed: 
 
 def _rows(runs: Sequence[_Run]) -> list[_Row]:
     """Runs whose configurations and images are equal but for distinct seeds, together; others alone."""
-    groups: dict[str, list[_Run]] = {}
-    for run in runs:
+
+    def alike(run: _Run) -> str:
         config = {key: value for key, value in run.config.items() if key not in ("seed", "out")}
-        groups.setdefault(json.dumps([config, basis(run.evaluation)], sort_keys=True, default=str), []).append(run)
+        return json.dumps([config, [part.value for part in basis(run.evaluation)]], sort_keys=True, default=str)
+
     rows: list[_Row] = []
-    for group in groups.values():
+    for group in _grouped((alike(run), run) for run in runs).values():
         if len(group) > 1 and len({run.config.get("seed") for run in group}) == len(group):
             rows.append(_Row(_shared_name(group, {run.name for run in runs} | {row.name for row in rows}), group))
         else:
@@ -178,77 +177,61 @@ def _shared_name(runs: Sequence[_Run], taken: Collection[str]) -> str:
     return common.pop() if len(common) == 1 and not common & {"", *taken} else ", ".join(run.name for run in runs)
 
 
+def _grouped(pairs: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """The values of each key, in order."""
+    groups: dict[str, list[T]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 # The table ---------------------------------------------------------------------------------------------------
 
 
 def _metrics(rows: Sequence[_Row]) -> list[str]:
     """Of each section in turn, those that only some runs have too."""
-    evaluations = [run.evaluation for row in rows for run in row.runs]
-    sections = dict.fromkeys(name for e in evaluations for name in e.sections)
-    found = (e.sections[section] for section in sections for e in evaluations if section in e.sections)
-    return list(dict.fromkeys(number.name for section in found for number in section.numbers))
+    sections = [section for row in rows for run in row.runs for section in run.evaluation.sections.values()]
+    numbers = _grouped((section.name, number.name) for section in sections for number in section.numbers)
+    return list(dict.fromkeys(name for names in numbers.values() for name in names))
 
 
 def _table(rows: Sequence[_Row]) -> tuple[Grid, list[str]]:
     """The table with the best numbers in bold, and the notes below it."""
     runs = [run for row in rows for run in row.runs]
+    results = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
     differently = disagreement({run.name: run.evaluation for run in runs})
     reasons = incomparable([run.evaluation for run in runs], [run.likelihood for run in runs])
-    results = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
-    ranked = {} if differently else {metric: best(r) for metric, r in results.items() if metric not in reasons}
+    ranked = {metric: best(r) for metric, r in results.items() if not differently and metric not in reasons}
     verdicts = {metric: verdict for metric, verdict in ranked.items() if verdict is not None}
     winners = {metric: verdicts[metric].row for metric in significant(verdicts)}
-    seeds = len(rows) < len(runs)
-    header = ["run", "model", *(["seeds"] if seeds else []), *results]
-    cells = [
-        [Cell(row.name), Cell(row.runs[0].model), *([Cell(str(len(row.runs)))] if seeds else [])]
-        + [Cell(str(r[i] or ""), bold=winners.get(metric) == i) for metric, r in results.items()]
-        for i, row in enumerate(rows)
-    ]
-    return Grid(header, cells, words=2), _notes(results, verdicts, differently, reasons, seeds)
-
-
-def _notes(
-    results: Mapping[str, Sequence[Result | None]],
-    verdicts: Mapping[str, Verdict],
-    differently: str | None,
-    reasons: Mapping[str, str],
-    seeds: bool,
-) -> list[str]:
+    columns = {"model": [Cell(row.runs[0].model) for row in rows]}
     spread = "±: standard error over images, not over repeated training."
-    if seeds:
+    if len(rows) < len(runs):
+        columns["seeds"] = [Cell(str(len(row.runs))) for row in rows]
         spread = "±: standard deviation over seeds where a row has several, else standard error over images."
-    notes = [spread]
-    if differently:
-        return [*notes, differently]
-    tests: dict[str, list[str]] = {}
-    for metric, verdict in verdicts.items():
-        tests.setdefault(" and ".join(verdict.tests), []).append(metric)
+    for metric, r in results.items():
+        columns[metric] = [Cell(str(x or ""), bold=winners.get(metric) == i) for i, x in enumerate(r)]
+    cells = [[Cell(row.name), *rest] for row, *rest in zip(rows, *columns.values(), strict=True)]
+    notes = [differently] if differently else _how_ranked(results, verdicts, reasons)
+    return Grid(["run", *columns], cells, words=2), [spread, *notes]
+
+
+def _how_ranked(
+    results: Mapping[str, Sequence[Result | None]], verdicts: Mapping[str, Verdict], reasons: Mapping[str, str]
+) -> list[str]:
+    """Which test was used for which metric, and which metrics are not ranked."""
+    notes = []
+    tests = _grouped((" and ".join(verdict.tests), metric) for metric, verdict in verdicts.items())
     if tests:
         told = "; ".join(f"{test} ({', '.join(metrics)})" for test, metrics in tests.items())
         notes.append(
-            f"Bold: better than each other row; two-sided {told}. Holm's correction over {len(verdicts)} metrics, "
-            f"family-wise error rate {LEVEL:.0%}."
+            f"Bold: better than every other row. Two-sided tests: {told}; Holm's correction over {len(verdicts)} "
+            f"metrics, family-wise error rate {LEVEL:.0%}."
         )
-    close = [name for name, r in results.items() if any(x and x.numbers[0].better == "reference" for x in r)]
-    if close and not set(close) & reasons.keys():
+    if close := [m for m in verdicts if any(r and r.numbers[0].better == "reference" for r in results[m])]:
         notes.append(f"{', '.join(close)}: best is closest to the value of the original images.")
-    by_reason: dict[str, list[str]] = {}
-    for metric, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(metric)
-    return notes + [f"Not ranked: {', '.join(metrics)}; {reason}." for reason, metrics in by_reason.items()]
-
-
-def _print(grid: Grid) -> None:
-    """Metrics as rows; as many runs next to each other as the terminal is wide."""
-    terminal = Console()
-    for part in grid.transposed().split(terminal.width, header=16):
-        table = Table()
-        for i, text in enumerate(part.header):
-            table.add_column(Text(text), justify="right" if i else "left", overflow="fold")
-        for row in part.rows:
-            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
-        terminal.print(table)
+    unranked = _grouped((reason, metric) for metric, reason in reasons.items())
+    return notes + [f"Not ranked: {', '.join(metrics)}; {reason}." for reason, metrics in unranked.items()]
 
 
 def _csv(rows: Sequence[_Row]) -> str:
@@ -259,9 +242,9 @@ def _csv(rows: Sequence[_Row]) -> str:
     writer.writerow(["run", "row", "model", *(name for m in metrics for name in (m, f"{m} standard error"))])
     for row in rows:
         for run in row.runs:
-            numbers = [run.evaluation.number(metric) for metric in metrics]
-            pairs = [(n.value, n.error) if n else (None, None) for n in numbers]
-            writer.writerow([run.name, row.name, run.model, *(number for pair in pairs for number in pair)])
+            numbers = map(run.evaluation.number, metrics)
+            cells = (cell for n in numbers for cell in ((n.value, n.error) if n else (None, None)))
+            writer.writerow([run.name, row.name, run.model, *cells])
     return file.getvalue()
 
 
@@ -276,17 +259,13 @@ def _summary(runs: Sequence[_Run]) -> str:
 
 def _reconstructions(runs: Sequence[_Run]) -> list[list[Figure]]:
     """Of runs on the same images, the originals and each run's reconstructions."""
-    by_images: dict[str, list[_Run]] = {}
-    for run in runs:
-        by_images.setdefault(run.shown_of, []).append(run)
-    return [
-        [Figure(charts.images(same[0].real, 1), f"{len(same[0].real)} hold-out images", "originals")]
-        + [
-            Figure(charts.images(run.rebuilt, 1), f"reconstructions of the same images by {run.name}", run.name)
-            for run in same
-        ]
-        for same in by_images.values()
-    ]
+    figures = []
+    for same in _grouped((run.shown_of, run) for run in runs).values():
+        originals = Figure(charts.images(same[0].real, 1), f"{len(same[0].real)} hold-out images", "originals")
+        alt = "reconstructions of the same images by"
+        rebuilt = [Figure(charts.images(run.rebuilt, 1), f"{alt} {run.name}", run.name) for run in same]
+        figures.append([originals, *rebuilt])
+    return figures
 
 
 def _losses(runs: Sequence[_Run]) -> list[Figure]:

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evae.data import ImageSet, to_float
-from evae.distributions import HypersphericalUniform
+from evae.distributions import HypersphericalUniform, posterior_spread
 from evae.metrics.image import mean_squared_error
-from evae.metrics.latents import posterior_spread
 from evae.models import VAE
 from evae.runs.images import BATCH, batches
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evae.runs.evaluation import Evaluation, Number
 
 LEVEL = 0.05  # bound on the probability that any best number of a table is marked wrongly
+_NORMAL = 1e9  # degrees of freedom at which Student's distribution is the normal one
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Result:
         loss of each image is ±(value - c).
         """
         number = self.numbers[0]
-        centre = (number.reference or 0.0) if number.better == "reference" else 0.0
-        sign = -1 if number.better == "higher" or (centre and self.seeds.mean() < centre) else 1
+        has_reference = number.better == "reference"
+        centre = (number.reference or 0.0) if has_reference else 0.0
+        sign = -1 if number.better == "higher" or (has_reference and self.seeds.mean() < centre) else 1
         images = None if self.images is None or len(self.images) < 2 else sign * (self.images - centre)
         return _Loss(sign * (self.seeds - centre), images, number.error)
 
@@ -98,15 +100,15 @@ def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
         return _p(difference, error, len(differences) - 1), "paired t-test over images"
     if a.error is None or b.error is None or len(a.seeds) + len(b.seeds) > 2:
         return None
-    return _p(difference, math.hypot(a.error, b.error), math.inf), "z-test with combined standard errors"
+    return _p(difference, math.hypot(a.error, b.error), _NORMAL), "z-test with combined standard errors"
 
 
 def _p(difference: float, error: float, freedom: float) -> float:
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.special import stdtr  # type: ignore[import-untyped]
 
     if not error > 0:
         return 0.0 if difference else 1.0
-    return float(2 * t.sf(abs(difference) / error, freedom))
+    return float(2 * stdtr(freedom, -abs(difference) / error))
 
 
 def significant(verdicts: Mapping[str, Verdict]) -> set[str]:
@@ -122,29 +124,30 @@ def significant(verdicts: Mapping[str, Verdict]) -> set[str]:
 # What can be compared ----------------------------------------------------------------------------------------
 
 
-def basis(evaluation: Evaluation) -> dict[str, str]:
-    """What evaluations must share to be compared."""
+class Basis(NamedTuple):
+    """What evaluations must share to be compared; ``shown`` describes it, as two data sets may have one name."""
+
+    name: str
+    value: str
+    shown: str
+
+
+def basis(evaluation: Evaluation) -> list[Basis]:
+    """Images and how posteriors were decoded."""
     size, crop = evaluation.transform.get("size"), evaluation.transform.get("crop")
-    return {
-        "images": f"{evaluation.data} [{evaluation.images}]",
-        "size": f"{size} pixels" + (f", cropped to {crop}" if crop else ""),
-        "split": evaluation.split,
-        "latents": evaluation.latents,
-    }
+    pixels = f"{size} pixels" + (f", cropped to {crop}" if crop else "")
+    images = Basis("images", evaluation.images, f"{evaluation.data} [{evaluation.images[:8]}]")
+    others = {"size": pixels, "split": evaluation.split, "latents": evaluation.latents}
+    return [images, *(Basis(name, value, value) for name, value in others.items())]
 
 
 def disagreement(evaluations: Mapping[str, Evaluation]) -> str | None:
     """One sentence on how evaluations, by run, differ in images or latents; None where they agree."""
-    shared = {run: basis(evaluation) | {"images": evaluation.images} for run, evaluation in evaluations.items()}
     told = []
-    for key in ("images", "size", "split", "latents"):
-        if len({values[key] for values in shared.values()}) > 1:
-            # Two data sets may have one name: part of the fingerprint tells them apart.
-            shown = {
-                run: f"{evaluations[run].data} [{values[key][:8]}]" if key == "images" else values[key]
-                for run, values in shared.items()
-            }
-            told.append(f"{key}: {', '.join(f'{value} for {run}' for run, value in shown.items())}")
+    for of_runs in zip(*map(basis, evaluations.values()), strict=True):
+        if len({part.value for part in of_runs}) > 1:
+            shown = ", ".join(f"{part.shown} for {run}" for run, part in zip(evaluations, of_runs, strict=True))
+            told.append(f"{of_runs[0].name}: {shown}")
     if not told:
         return None
     return f"Nothing is marked as best, because the runs were evaluated differently ({'; '.join(told)})."

@@ -50,7 +50,8 @@ def report(
         DataError: the run's images are not there any more.
     """
     run = RunFolder(run_folder)
-    model = (run.model() if model is None else model).to(resolve_device(device)).eval()
+    with seeded(seed):  # a new model draws its first weights
+        model = (run.model() if model is None else model).to(resolve_device(device)).eval()
     config, evaluation = run.config(), read_evaluation(run)
     others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
     with seeded(seed):

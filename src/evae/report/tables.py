@@ -1,8 +1,12 @@
-"""A table of text, and its forms in Markdown and in LaTeX."""
+"""A table of text, and its forms on a terminal, in Markdown and in LaTeX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 class Cell(NamedTuple):
@@ -26,24 +30,11 @@ class Grid:
         rows = [[Cell(title), *column] for title, column in zip(self.header[1:], columns, strict=True)]
         return Grid(["", *(cell.text for cell in names)], rows)
 
-    def split(self, width: int, header: int | None = None) -> "list[Grid]":
-        """Grids of some of the columns, each with those of words, of at most ``width`` characters a line.
-
-        Args:
-            width: in characters, 3 between columns. One column of numbers is kept even where it is wider.
-            header: a longer text of the header is wrapped at this width.
-        """
-        cells = [max(len(row[i].text) for row in self.rows) for i in range(len(self.header))]
-        sizes = [3 + max(n, len(text[:header])) for n, text in zip(cells, self.header, strict=True)]
-        parts = [[*range(self.words)]]
-        for i in range(self.words, len(self.header)):
-            if len(parts[-1]) > self.words and sum(sizes[j] for j in (*parts[-1], i)) > width:
-                parts.append([*range(self.words)])
-            parts[-1].append(i)
-        return [
-            Grid([self.header[i] for i in part], [[row[i] for i in part] for row in self.rows], self.words)
-            for part in parts
-        ]
+    def split(self, count: int) -> "list[Grid]":
+        """Grids of at most ``count`` columns each, besides the first."""
+        starts = range(1, len(self.header), count)
+        parts = [[0, *range(start, min(start + count, len(self.header)))] for start in starts]
+        return [Grid([self.header[i] for i in p], [[row[i] for i in p] for row in self.rows]) for p in parts]
 
 
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " "})
@@ -53,7 +44,19 @@ _LATEX = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"}
     | {"±": r"$\pm$", "≥": r"$\geq$", "\n": " ", "\r": " "}
 )
-_LATEX_WIDTH = 72  # characters of a line of an article
+_LATEX_COLUMNS = 4  # of numbers, which fit the width of an article
+
+
+def print_grid(grid: Grid) -> None:
+    """Print a transposed table, split where the terminal is too narrow."""
+    terminal = Console()
+    for part in grid.transposed().split(max(1, (terminal.width - 36) // 19)):
+        table = Table()
+        for i, text in enumerate(part.header):
+            table.add_column(Text(text), justify="right" if i else "left", overflow="fold")
+        for row in part.rows:
+            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
+        terminal.print(table)
 
 
 def markdown(grid: Grid, notes: Sequence[str] = ()) -> str:
@@ -69,13 +72,12 @@ def markdown(grid: Grid, notes: Sequence[str] = ()) -> str:
 
 
 def latex(grid: Grid, notes: Sequence[str] = ()) -> str:
-    """Tabular environments that need no package and fit a page, and the notes as comments.
+    """Tabular environments that need no package, and the notes as comments.
 
-    A table that is too wide for a page is transposed, and split where it is still too wide.
+    A table too wide for a page is transposed, and split where there are many rows.
     """
-    parts = grid.split(_LATEX_WIDTH)
-    if len(parts) > 1:
-        parts = grid.transposed().split(_LATEX_WIDTH)
+    is_wide = len(grid.header) - grid.words > _LATEX_COLUMNS
+    parts = grid.transposed().split(_LATEX_COLUMNS) if is_wide else [grid]
     return "\n".join([*map(_tabular, parts), *(f"% {' '.join(note.split())}" for note in notes)]) + "\n"
 
 
