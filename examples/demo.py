@@ -12,6 +12,7 @@ from rich.console import Console
 from evae import EVAE, GaussianVAE, evaluate, figures, load_model, open_store, sample, train
 from evae.data import to_float
 from evae.metrics import results_table
+from evae.report import charts
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation
 
@@ -35,14 +36,15 @@ def main() -> None:
     images = to_float(digits.holdout.images[shown])
     rows = {"original": images} | {name: load_model(run).reconstruct(images) for name, run in runs.items()}
     figures.save_rows(rows, DEMO / "reconstructions.png")
-    curves = {
-        name: [(line["epoch"], line["holdout_reconstruction"]) for line in RunFolder(run).epochs()]
-        for name, run in runs.items()
-    }
-    figures.save_curves({"hold-out reconstruction, nats": curves}, "epoch", DEMO / "curves.png")
+    curves = [
+        charts.Curve(name, charts.points(RunFolder(run).epochs(), "holdout_reconstruction"), colour)
+        for colour, (name, run) in enumerate(runs.items())
+    ]
+    panel = charts.Panel(curves, "hold-out reconstruction", ylabel="nats per image")
+    (DEMO / "curves.png").write_bytes(charts.curves(panel).png)
 
     Console().print(results_table(results))
-    print("bce, mse: lower is closer to the original; sharpness: the originals' is sharpness_real. Look at:")
+    print("bce, mse: lower is closer to the original; sharpness: the originals' is sharpness_real. Figures:")
     for figure in [DEMO / "reconstructions.png", DEMO / "curves.png", *DEMO.glob("*/figures/*.png")]:
         print(f"  {figure}")
 
