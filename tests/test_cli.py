@@ -62,7 +62,8 @@ class TestTrain:
         config = yaml.safe_load((trained / "config.yaml").read_text())
         assert config["model"]["class_path"] == "evae.EVAE"
         assert config["model"]["init_args"]["latent_dim"] == 3
-        assert config["model"]["init_args"]["n"] == 16
+        assert config["model"]["init_args"]["n"] is None  # follows --batch-size when the command is repeated
+        assert VAE.from_pretrained(trained).hyperparameters["n"] == 16
         assert config["image_size"] == 16
         assert config["learning_rate"] == 3e-4
 
@@ -82,10 +83,10 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ("--model Nope", "--model: unknown Nope; known are EVAE, HVAE, IWAE, WAE, BetaVAE, GaussianVAE"),
+            ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE"),
             ("--model nowhere.Nope", "--model: "),
-            ("--model.kernel nope", "unknown kernel 'nope'; known: biweight, cosine, epanechnikov"),
-            ("--model.latent_dim 0", "latent_dim must be a whole number, positive"),
+            ("--model.kernel nope", "kernel must be one of uniform, epanechnikov, biweight"),
+            ("--model.latent_dim 0", "latent_dim must be at least 1, not 0"),
             ("--model.latent_dim 1.5", "--model.latent_dim: expected int, not 1.5"),
             ("--model.support_length nan", "--model.support_length: expected float, one of 'learned', not nan"),
             ("--model.support_length 0", "support_length must be positive"),
@@ -94,9 +95,9 @@ class TestTrain:
             ("--model.bandwidth nan", "--model.bandwidth: "),
             ("--model.nope 1", "the model has no option 'nope'"),
             ("--model BetaVAE --model.beta 0", "beta must be positive"),
-            ("--model IWAE --model.samples 0", "samples must be a whole number"),
+            ("--model IWAE --model.samples 0", "samples must be at least 1, not 0"),
             ("--model IWAE --model.gradient nope", "--model.gradient: expected one of 'standard'"),
-            ("--model VampVAE", "the model starts from 500 training images; there are only 48"),
+            ("--model VampVAE", "500 pseudo-inputs from training images, but there are only 48"),
             ("--model HVAE --model.latent_dim 1", "latent_dim must be at least 2"),
             ("--nope 1", "--nope"),
             ("--epochs many", "--epochs: expected int, not many"),
@@ -108,7 +109,7 @@ class TestTrain:
             ("--crop 17", "is 16x16, smaller than the crop of 17 pixels; lower --crop"),
             ("--resume maybe", "--resume: expected one of 'auto', not maybe"),
             ("--config nowhere.yaml", "nowhere.yaml"),
-            ("--seed -3", "seed must not be negative"),
+            ("--seed -3", "seed must be at least 0, not -3"),
         ],
     )
     def test_bad_options(self, blobs, tmp_path, fails, options, sentence):
@@ -154,8 +155,9 @@ class TestEvaluate:
     def test_numbers_are_those_of_the_model(self, trained, blobs, capsys):
         assert evae("evaluate", trained, "--latents", "mean") == 0
         result = json.loads((trained / "evaluation.json").read_text())
-        about = {"model", "data", "split", "count", "images", "transform", "latents", "seed", "repeats", "keys"}
-        assert result.keys() == about | {"metrics", "standard_errors", "latents_report"}
+        about = {"version", "model", "data", "split", "count", "images", "transform", "latents", "seed", "repeats"}
+        assert result.keys() == about | {"metrics", "standard_errors", "sections", "per_image"}
+        assert result["sections"].keys() == {"reconstructions", "latents"}
         assert (result["model"], result["data"], result["split"]) == ("EVAE", blobs, "holdout")
         assert (result["count"], result["latents"]) == (16, "mean")
         real = torch.from_numpy(np.load(blobs)["x_test"][:, None] / 255).float()
@@ -189,12 +191,12 @@ class TestEvaluate:
         np.save(tmp_path / "large.npy", rng.integers(0, 256, (40, 50, 50), np.uint8))
         np.save(tmp_path / "colour.npy", rng.integers(0, 256, (40, 16, 16, 3), np.uint8))
         message = fails("evaluate", trained, "--data", tmp_path / "large.npy")
-        assert "come to 64 pixels, the model takes 16; --image_size 16 resizes them" in message
+        assert "large.npy is resized to 64x64, the model expects 16x16; use --image-size 16" in message
         message = fails("evaluate", trained, "--data", tmp_path / "colour.npy", "--image-size", 16)
-        assert "have 3 channels, the model takes 1" in message
+        assert "colour.npy has 3 channels, the model expects 1" in message
 
     def test_no_run(self, trained, tmp_path, fails):
-        assert "is no run folder: it does not exist" in fails("evaluate", tmp_path / "nowhere")
+        assert "is not a run folder: it does not exist" in fails("evaluate", tmp_path / "nowhere")
         assert "holds no model" in fails("evaluate", tmp_path)
         run = shutil.copytree(trained, tmp_path / "a")
         weights = (run / "model.safetensors").read_bytes()
@@ -294,7 +296,7 @@ class TestOverview:
         assert stop.value.code == 0
         text = capsys.readouterr().out
         assert f"usage: evae {command}" in text
-        assert {"train": "passes over the training images"}.get(command, "the folder of a trained run") in text
+        assert {"train": "number of epochs"}.get(command, "the folder of a trained run") in text
 
     def test_shipped_configs_are_understood(self, tmp_path, monkeypatch):
         from evae import training
@@ -335,10 +337,10 @@ class TestOddInput:
         assert (run / "notes.txt").read_text() == "mine"
 
     def test_two_trainings_into_one_folder(self, trained, tmp_path, fails):
-        from evae.runs.folder import locked
+        from evae.runs import RunFolder
 
         run = shutil.copytree(trained, tmp_path / "a")
-        with locked(run):
+        with RunFolder(run).locked():
             message = fails("train", "--config", run / "config.yaml", "--out", run, "--resume", "auto", "--epochs", 3)
         assert "another evae train is writing to" in message
 
@@ -396,11 +398,11 @@ class TestOddInput:
             "model: {class_path: evae.EVAE, init_args: {encoder: {class_path: torch.nn.Flatten}}}"
         )
         message = fails("train", "--data", blobs, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml")
-        assert "networks of your own are passed from Python" in message
+        assert "networks of your own are given by an import path, package.module:factory" in message
 
     def test_seeds_and_devices(self, trained, fails):
         for command in ("evaluate", "sample"):
-            assert "63 bits" in fails(command, trained, "--seed", 2**70)
+            assert "seed must be at most" in fails(command, trained, "--seed", 2**70)
             assert "--device meta cannot be used" in fails(command, trained, "--device", "meta")
 
     def test_output_that_cannot_be_written(self, trained, tmp_path, fails):
@@ -475,8 +477,8 @@ class TestKernels:
         assert evae("kernels", "--draws", 1000, "--out", tmp_path, "--prior", "uniform") == 0
 
     def test_odd_input(self, tmp_path, fails):
-        assert "unknown kernel 'nope'" in fails("kernels", "--kernel", "nope")
-        assert "draws must be positive" in fails("kernels", "--draws", 0)
+        assert "kernel must be one of uniform" in fails("kernels", "--kernel", "nope")
+        assert "draws must be at least 1" in fails("kernels", "--draws", 0)
         assert "bandwidth must be positive" in fails("kernels", "--bandwidth", 0)
         (tmp_path / "file").touch()
         assert "could not be written" in fails("kernels", "--draws", 10, "--out", tmp_path / "file" / "x")

@@ -1,4 +1,4 @@
-"""The kernels side by side: constants, sampling speed, densities, and what stands between posterior and prior."""
+"""evae kernels: constants, sampling speed, densities and divergences of the kernels."""
 
 import statistics
 import time
@@ -13,9 +13,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributions import Normal, Uniform, kl_divergence
 
+from evae import checks
 from evae.console import console
 from evae.distributions import KERNELS, Epanechnikov, Kernel, KernelPosterior, chi_square, kernel_penalty, matched_scale
-from evae.errors import ConfigError, RunError
+from evae.errors import RunError
 
 _ROUNDS = 5
 
@@ -33,22 +34,21 @@ def kernels(
 
     Args:
         out: folder for densities.png and divergences.png; default: no figures.
-        kernel: of the figure of divergences.
-        prior: of the figure of divergences; with a uniform one the exact KL is infinite at every r.
+        kernel: kernel of the divergence figure.
+        prior: prior of the divergence figure; with a uniform one the exact KL is infinite at every r.
         support_length: B, length of the uniform prior's support or standard deviation of the Gaussian prior.
         bandwidth: b.
-        n: eq. (10)'s M.
-        draws: draws in float32 that the sampling speed is measured with.
+        n: M of eq. (10).
+        draws: number of float32 draws that measure the sampling speed.
 
     Raises:
         ConfigError: an unknown kernel, or a number that is not positive.
         RunError: the figures cannot be written.
     """
-    if kernel not in KERNELS:
-        raise ConfigError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
-    for name, value in {"support_length": support_length, "bandwidth": bandwidth, "n": n, "draws": draws}.items():
-        if not 0 < value < 1e12:
-            raise ConfigError(f"{name} must be positive and below 1e12, not {value}")
+    checks.one_of("kernel", kernel, KERNELS)
+    for name, value in {"support_length": support_length, "bandwidth": bandwidth, "n": n}.items():
+        checks.positive(name, value)
+    checks.whole_number("draws", draws, most=2**40)
     if out is not None:
         try:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _table(draws: int) -> Table:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Ratios of times are steadier so."""
+    """With one thread ratios of times vary less."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,8 +22,10 @@ from evae import EVAE, VAE, WAE, GaussianVAE, open_store, train
 from evae.data import batch_indices
 from evae.errors import ConfigError, DataError, RunError
 from evae.runs import RunFolder, checkpoints
+from evae.runs.images import own_images
 from evae.training import DivergedError, InterruptedRun, StoppedError
 from evae.training.batches import BatchLoader
+from evae.training.fit import fit
 from evae.training.trainer import Trainer
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
@@ -273,6 +276,89 @@ def test_lines_of_metrics_that_are_none(options, tmp_path):
     (out / "metrics.jsonl").write_text("3\nnull\n" + lines)
     train(out=out, resume="auto", **options)
     assert (out / "figures" / "losses.png").exists()
+
+
+def test_a_run_of_a_version_without_an_option_can_be_resumed(options, tmp_path):
+    """Settings that its config.yaml does not have are not compared."""
+    out = train(out=tmp_path / "run", **options | {"epochs": 1})
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    del config["validation"], config["gradient_clip"]
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    train(out=out, resume="auto", **options)
+    assert len(RunFolder(out).epochs()) == 3
+
+
+class Wider(SmallEVAE):
+    """Another network under the same settings."""
+
+    def __init__(self, image_shape, latent_dim=2, n=None):
+        super().__init__(image_shape, latent_dim + 1, n)
+
+
+def test_a_checkpoint_of_another_network(options, tmp_path):
+    out = train(out=tmp_path / "run", **options | {"epochs": 1})
+    text = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(text.replace("training.small.SmallEVAE", "training.test_fit.Wider"))
+    with pytest.raises(RunError, match="last holds the state of another network .*size mismatch"):
+        train(out=out, resume="auto", **options | {"model": Wider})
+
+
+def test_figures_that_cannot_be_drawn_do_not_end_a_run(options, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("evae.report.training_figures.draw_training", fail)
+    out = train(out=tmp_path / "run", **options | {"epochs": 1})
+    assert "could not be drawn" in capsys.readouterr().err
+    assert len(RunFolder(out).epochs()) == 1
+
+
+def test_the_time_limit_counts_from_the_start_of_the_command(options, tmp_path, monkeypatch):
+    """A scheduler's clock does not wait for images to be decoded."""
+    deadlines = []
+
+    def open_slowly(*arguments):
+        time.sleep(0.5)
+        return open_store(*arguments)
+
+    def record(*arguments, deadline, **settings):
+        deadlines.append(deadline)
+        return fit(*arguments, deadline=deadline, **settings)
+
+    monkeypatch.setattr("evae.training.command.open_store", open_slowly)
+    monkeypatch.setattr("evae.training.command.fit", record)
+    start = time.monotonic()
+    train(out=tmp_path / "run", time_limit=10, **options | {"epochs": 1})
+    assert deadlines[0] == pytest.approx(start + 600, abs=0.4)
+
+
+def test_handlers_that_were_not_installed_from_python_are_left_alone(options, tmp_path, monkeypatch):
+    find = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGUSR1 else find(number))
+    train(out=tmp_path / "run", **options | {"epochs": 1})
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_validation_images_choose_the_best_epoch(options, tmp_path):
+    """They come from the training images, and the hold-out images are not looked at."""
+    out = train(out=tmp_path / "run", validation=0.25, patience=5, **options)
+    lines = RunFolder(out).epochs()
+    assert [line["step"] for line in lines] == [4, 8, 12]  # 36 images are left to train on
+    assert "validation_loss" in lines[0]
+    assert not any(name.startswith("holdout") for name in lines[0])
+    assert (out / "checkpoints" / "best" / "model.safetensors").exists()
+    store = own_images(RunFolder(out))
+    assert (len(store.train), len(store.validation), len(store.holdout)) == (36, 12, 16)
+    whole = train(out=tmp_path / "whole", validation=0.25, **options)
+    parts = train(out=tmp_path / "parts", validation=0.25, **options | {"epochs": 2})
+    assert same_run(whole, train(out=parts, validation=0.25, resume="auto", **options))
+
+
+def test_choosing_by_the_hold_out_images_is_said_once(options, tmp_path, capsys):
+    train(out=tmp_path / "a", **options | {"epochs": 2})
+    assert capsys.readouterr().err.count("is chosen by the hold-out images") == 1
+    train(out=tmp_path / "b", validation=0.25, **options | {"epochs": 2})
+    assert "chosen by the hold-out images" not in capsys.readouterr().err
 
 
 def test_an_optimizer_is_saved_in_the_same_order_whatever_order_it_was_read_in():
@@ -613,7 +699,7 @@ def test_out_of_memory(options, tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(ConfigError, match="out of memory with batches of 8 images: lower --batch_size"):
+    with pytest.raises(ConfigError, match="out of memory with batches of 8 images: lower --batch-size"):
         train(out=tmp_path / "run", **options)
 
 
