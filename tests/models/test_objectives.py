@@ -192,7 +192,7 @@ class TestVampVAE:
         model = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3).eval()
         image = torch.rand(1, *SMALL)
         other = torch.rand(1, *SMALL)
-        model.initialise(lambda count: other.expand(count, *SMALL))
+        model.prepare(lambda count: other.expand(count, *SMALL), batch_size=8)
         with torch.no_grad():
             model.encoder.loc.weight *= 20
             q, p = model.posterior(image), model.posterior(other)
@@ -206,8 +206,8 @@ class TestVampVAE:
         seen = {}
 
         class Spy(VampVAE):
-            def initialise(self, draw):
-                super().initialise(draw)
+            def prepare(self, images, batch_size):
+                super().prepare(images, batch_size)
                 seen["start"] = self.prior.pseudo_inputs.detach().clone()
 
         settings = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu"}
@@ -215,7 +215,7 @@ class TestVampVAE:
         start = seen["start"]
         assert start.max() > 0.9
         assert len(torch.unique(start, dim=0)) == 48
-        with pytest.raises(ConfigError, match="starts from 49 training images; there are only 48"):
+        with pytest.raises(ConfigError, match="initialises from 49 training images, but there are only 48"):
             train(blobs, tmp_path / "more", lambda shape: Spy(shape, latent_dim=2, pseudo_inputs=49), **settings)
 
 
@@ -223,8 +223,8 @@ class TestVampVAE:
     ("family", "settings", "message"),
     [
         (BetaVAE, {"beta": 0}, "beta must be positive"),
-        (IWAE, {"samples": 0}, "samples must be a whole number"),
-        (IWAE, {"gradient": "nope"}, "unknown gradient 'nope'; known: doubly-reparameterised, standard"),
+        (IWAE, {"samples": 0}, "samples must be at least 1, not 0"),
+        (IWAE, {"gradient": "nope"}, "gradient must be one of standard, doubly-reparameterised, not 'nope'"),
         (WAE, {"weight": -1}, "weight must be positive"),
         (WAE, {"scales": []}, "scales must hold"),
         (WAE, {"scales": [1, -1]}, "scales must be positive"),

@@ -25,7 +25,8 @@ from evae.metrics.likelihood import LIKELIHOOD
 from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.sections import Context, Options
-from evae.models.vae import CONFIG, WEIGHTS, Latents
+from evae.models.pretrained import CONFIG, WEIGHTS
+from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images

@@ -48,7 +48,7 @@ def _measure(context: Context, options: Options) -> Measured:
     real = _real_features(context.store, extractor)
     rebuilt, drawn = FeatureSet(seed), FeatureSet(seed)
     for _, q in context.batches("features of reconstructions"):
-        codes = model.centre(q) if options.latents == "mean" else q.sample()
+        codes = model.code(q) if options.latents == "mean" else q.sample()
         rebuilt.add(extractor(to_bytes(model.decode(codes))))
     pictures, seen = [], 0
     for images in _drawn(model, options.samples):

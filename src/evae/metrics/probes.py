@@ -33,7 +33,7 @@ def _measure(context: Context, _: Options) -> Measured:
         warn(f"no probes: {store.source} has no labels of two classes in both splits")
         return Measured()
     codes, pixels, labels = _training_data(model, store.train, train)
-    holdout = [(model.centre(q).cpu(), images.cpu().flatten(1)) for images, q in context.batches("probes")]
+    holdout = [(model.code(q).cpu(), images.cpu().flatten(1)) for images, q in context.batches("probes")]
     test_codes, test_pixels = (torch.cat(parts).numpy()[test] for parts in zip(*holdout, strict=True))
     components = PCA(min(codes.shape[1], *pixels.shape), random_state=seed).fit(pixels)
     inputs = {

@@ -34,7 +34,7 @@ def _measure(context: Context, options: Options) -> Measured:
 
 def _values(model: VAE, images: Tensor, q: Distribution, latents: Latents) -> dict[str, Tensor]:
     """Of each image (N, C, H, W), by metric: (N,) in double precision, on the CPU."""
-    p = model.likelihood(model.centre(q) if latents == "mean" else q.rsample())
+    p = model.likelihood(model.code(q) if latents == "mean" else q.rsample())
     reconstruction = -p.log_prob(images)
     decoded, real = p.mean.cpu(), images.cpu()
     # of a Bernoulli likelihood they are one, and logits take a quarter of the time

@@ -1,11 +1,15 @@
 """Encoders, priors, decoders, likelihoods and objectives, and the families put together from them."""
 
-from evae.models.families import EVAE, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae.models.dry_build import check_buildable
+from evae.models.evae import EVAE
+from evae.models.families import FAMILIES, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae.models.networks import ImageShape
 from evae.models.objectives import Elbo, KernelPenalty, Terms
 from evae.models.vae import VAE
 
 __all__ = [
     "EVAE",
+    "FAMILIES",
     "HVAE",
     "IWAE",
     "VAE",
@@ -13,8 +17,10 @@ __all__ = [
     "BetaVAE",
     "Elbo",
     "GaussianVAE",
+    "ImageShape",
     "KernelPenalty",
     "PowerSphericalVAE",
     "Terms",
     "VampVAE",
+    "check_buildable",
 ]

@@ -1,5 +1,6 @@
-"""The families, as a table to read: what each is, its hyperparameters, their defaults."""
+"""``evae models``: the families, their hyperparameters and the defaults."""
 
+from collections.abc import Iterable
 from inspect import Parameter, signature
 
 from docstring_parser import parse
@@ -7,42 +8,35 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evae import models as room
+from evae.models.families import FAMILIES, GaussianVAE
+from evae.models.family import Family, Networks
 from evae.models.vae import VAE
 
-_EVERY_FAMILY = ("image_shape", "latent_dim", "likelihood", "encoder", "decoder")
+_SHARED = ("latent_dim", *Networks.__annotations__)
 
 
 def families() -> dict[str, type[VAE]]:
     """The families by name."""
-    exported = {name: getattr(room, name) for name in room.__all__}
-    return {
-        name: cls for name, cls in exported.items() if isinstance(cls, type) and issubclass(cls, VAE) and cls is not VAE
-    }
+    return dict(FAMILIES)
 
 
 def models() -> None:
     """List the models with their hyperparameters, defaults and sources."""
     console = Console()
-    for name, family in families().items():
-        console.print(f"[bold]{name}[/bold]  {escape(_summary(family))}")
-        table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=True)
-        for parameter in signature(family).parameters.values():
-            if parameter.name not in _EVERY_FAMILY:
-                table.add_row(*map(escape, _row(family, parameter)))
-        console.print(table if table.rows else "  [dim]none of its own[/dim]")
-    console.print(
-        "All of them have latent_dim (64), likelihood (bernoulli, continuous_bernoulli, gaussian) and, from Python, "
-        "encoder and decoder. evae train --model NAME --model.HYPERPARAMETER VALUE sets them."
-    )
+    for name, family in FAMILIES.items():
+        console.print(f"[bold]{name}[/bold]  {escape(parse(family.__doc__ or '').short_description or '')}")
+        own = [p for p in signature(family).parameters.values() if p.name not in ("image_shape", "networks", *_SHARED)]
+        console.print(_table(own, family) if own else "  [dim]none of its own[/dim]")
+    console.print("[bold]All of them[/bold]  evae train --model NAME --model.HYPERPARAMETER VALUE sets these, too")
+    parameters = {**signature(Family).parameters, **signature(GaussianVAE).parameters}
+    console.print(_table([parameters[name] for name in _SHARED], GaussianVAE, Networks))
 
 
-def _summary(family: type[VAE]) -> str:
-    return parse(family.__doc__ or "").short_description or ""
-
-
-def _row(family: type[VAE], parameter: Parameter) -> tuple[str, str, str]:
-    described = {p.arg_name: p.description or "" for p in parse(family.__doc__ or "").params}
-    default = parameter.default
-    shown = f"{default:.6g}" if isinstance(default, float) else str(default)
-    return parameter.name, shown, " ".join(described.get(parameter.name, "").split())
+def _table(parameters: Iterable[Parameter], *documented: type) -> Table:
+    described = {p.arg_name: p.description or "" for cls in documented for p in parse(cls.__doc__ or "").params}
+    table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=True)
+    for parameter in parameters:
+        default = parameter.default
+        shown = f"{default:.6g}" if isinstance(default, float) else str(default)
+        table.add_row(*map(escape, (parameter.name, shown, " ".join(described.get(parameter.name, "").split()))))
+    return table

@@ -17,42 +17,57 @@ from evae.distributions import (
     SphericalEpanechnikov,
     SphericalPosterior,
     VonMisesFisher,
+    coordinates,
     matched_scale,
 )
-from evae.models.networks import count_features
+from evae.models.networks import ImageShape, count_features
 
 # ln of the smallest and the largest spread a network may ask for, 1e-8 and 1e6: beyond them 1/r and r² leave float32's
 # comfortable range, and no latent space has use for them.
 _LOG_SPREAD = (-18.42, 13.82)
-
-
 _LOG_CONCENTRATION = (math.log(1e-3), math.log(1e5))
 
 
-class LocScaleEncoder(nn.Module):
-    """Features to a centre and a spread per latent: two linear heads on a body (Appendix C).
-
-    The spread is exp of its head, kept within [1e-8, 1e6]; both are at least float32, whatever the autocast.
+class Encoder(nn.Module):
+    """A body, and linear heads on its features (Appendix C). Their outputs are at least float32, whatever the autocast.
 
     Args:
         body: images (N, C, H, W) to features (N, F).
         image_shape: (C, H, W).
-        latent_dim: d.
+        latent_dim: d, the outputs of the head ``loc``.
+        heads: names of further heads, and their numbers of outputs.
     """
 
-    def __init__(self, body: nn.Module, image_shape: tuple[int, int, int], latent_dim: int) -> None:
+    def __init__(self, body: nn.Module, image_shape: ImageShape, latent_dim: int, **heads: int) -> None:
         super().__init__()
         features = count_features(body, image_shape)
         self.body = body
-        self.loc = nn.Linear(features, latent_dim)
-        self.log_scale = nn.Linear(features, latent_dim)
+        self._heads = ("loc", *heads)
+        for name, outputs in {"loc": latent_dim, **heads}.items():
+            self.add_module(name, nn.Linear(features, outputs))
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """What each head returns, (N, outputs)."""
+        features = self.body(images)
+        outputs = [self.get_submodule(name)(features) for name in self._heads]
+        return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in outputs]
+
+
+def _bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """``x`` within [low, high]; its gradient is 1 everywhere (straight-through), so that values beyond can return."""
+    return x.clamp(low, high).detach() + (x - x.detach())
+
+
+class LocScaleEncoder(Encoder):
+    """A centre and a spread per latent; the spread is exp of its head, kept within [1e-8, 1e6]."""
+
+    def __init__(self, body: nn.Module, image_shape: ImageShape, latent_dim: int) -> None:
+        super().__init__(body, image_shape, latent_dim, log_scale=latent_dim)
 
     def loc_scale(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Centre and spread of the posterior, each (N, d)."""
-        features = self.body(images)
-        return _at_least_float32(self.loc(features)), _at_least_float32(self.log_scale(features)).clamp(
-            *_LOG_SPREAD
-        ).exp()
+        loc, log_scale = self.outputs(images)
+        return loc, _bounded(log_scale, *_LOG_SPREAD).exp()
 
 
 class NormalEncoder(LocScaleEncoder):
@@ -72,14 +87,14 @@ class KernelEncoder(LocScaleEncoder):
     Args:
         kernel: class of the kernel; SphericalEpanechnikov makes a SphericalPosterior, the others a KernelPosterior.
         prior: module that returns the distribution of U.
-        bandwidth: b, or what a learned b starts from.
+        bandwidth: b, or the initial value of a learned b.
         learned_bandwidths: 0 for a fixed b; 1 for one learned for all latents, d for one for each.
     """
 
     def __init__(
         self,
         body: nn.Module,
-        image_shape: tuple[int, int, int],
+        image_shape: ImageShape,
         latent_dim: int,
         kernel: type[Kernel] | type[SphericalEpanechnikov],
         prior: nn.Module,
@@ -89,6 +104,7 @@ class KernelEncoder(LocScaleEncoder):
         super().__init__(body, image_shape, latent_dim)
         self.kernel, self.prior = kernel, prior
         self.fixed_bandwidth = bandwidth
+        self.log_bandwidth: nn.Parameter | None = None
         if learned_bandwidths:
             self.log_bandwidth = nn.Parameter(torch.full((learned_bandwidths,), bandwidth).log())
         self.matched_scale = _matched_scale(kernel, latent_dim)
@@ -96,15 +112,15 @@ class KernelEncoder(LocScaleEncoder):
     @property
     def bandwidth(self) -> Tensor | float:
         """b, a number or a tensor of shape (1,) or (d,)."""
-        return self.log_bandwidth.exp() if hasattr(self, "log_bandwidth") else self.fixed_bandwidth
+        return self.fixed_bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
 
     def forward(self, images: Tensor) -> Distribution:
         loc, scale = self.loc_scale(images)
-        prior: Independent[Distribution] = self.prior()
+        prior = self.prior()
         kernel = self.kernel(loc, scale * self.matched_scale, validate_args=False)
         if isinstance(kernel, SphericalEpanechnikov):
             return SphericalPosterior(kernel, prior, self.bandwidth, validate_args=False)
-        coordinate = cast(Uniform | Normal, prior.base_dist)
+        coordinate = cast(Uniform | Normal, coordinates(prior))
         posterior = KernelPosterior(kernel, coordinate, self.bandwidth, validate_args=False)
         return Independent(posterior, 1, validate_args=False)
 
@@ -116,24 +132,20 @@ def _matched_scale(kernel: type[Kernel] | type[SphericalEpanechnikov], latent_di
     return math.sqrt((latent_dim + 4) * Epanechnikov.standard_variance)
 
 
-class PointEncoder(nn.Module):
-    """A deterministic encoder: all of the posterior at μ(x), as in a WAE (Tolstikhin et al. 2018)."""
-
-    def __init__(self, body: nn.Module, image_shape: tuple[int, int, int], latent_dim: int) -> None:
-        super().__init__()
-        self.body = body
-        self.loc = nn.Linear(count_features(body, image_shape), latent_dim)
+class PointEncoder(Encoder):
+    """A deterministic encoder, a point mass at μ(x), as in a WAE (Tolstikhin et al. 2018)."""
 
     def forward(self, images: Tensor) -> Distribution:
-        return PointMass(_at_least_float32(self.loc(self.body(images))), validate_args=False)
+        (loc,) = self.outputs(images)
+        return PointMass(loc, validate_args=False)
 
 
-class SphereEncoder(nn.Module):
+class SphereEncoder(Encoder):
     """A posterior on the unit sphere of R^d, around μ(x)/‖μ(x)‖ with concentration κ(x).
 
     κ is d times exp of its head, kept within [1e-3, 1e5]: in units of d, because cos θ depends on κ/d alone where d is
     large. (With Davidson et al.'s 1 + softplus the posterior starts close to the prior from d = 10 on, and κ grows by
-    steps that do not reach the hundreds it needs.) Both are at least float32, whatever the autocast.
+    steps that do not reach the hundreds it needs.)
 
     Args:
         body: images (N, C, H, W) to features (N, F).
@@ -145,23 +157,14 @@ class SphereEncoder(nn.Module):
     def __init__(
         self,
         body: nn.Module,
-        image_shape: tuple[int, int, int],
+        image_shape: ImageShape,
         latent_dim: int,
         posterior: type[VonMisesFisher] | type[PowerSpherical],
     ) -> None:
-        super().__init__()
-        features = count_features(body, image_shape)
-        self.body, self.posterior = body, posterior
-        self.loc = nn.Linear(features, latent_dim)
-        self.concentration = nn.Linear(features, 1)
+        super().__init__(body, image_shape, latent_dim, concentration=1)
+        self.posterior = posterior
 
     def forward(self, images: Tensor) -> Distribution:
-        features = self.body(images)
-        loc = functional.normalize(_at_least_float32(self.loc(features)), dim=-1)
-        raw = _at_least_float32(self.concentration(features)).squeeze(-1)
-        concentration = (raw + math.log(loc.shape[-1])).clamp(*_LOG_CONCENTRATION).exp()
-        return self.posterior(loc, concentration, validate_args=False)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        loc, raw = self.outputs(images)
+        concentration = _bounded(raw.squeeze(-1) + math.log(loc.shape[-1]), *_LOG_CONCENTRATION).exp()
+        return self.posterior(functional.normalize(loc, dim=-1), concentration, validate_args=False)

@@ -16,21 +16,23 @@ from torch import Tensor, nn
 
 from evae.errors import ConfigError
 
+ImageShape = tuple[int, int, int]  # (channels, height, width)
 SIZES = (16, 32, 64, 128, 256)
 
 
-def check_three_sizes(image_shape: tuple[int, int, int]) -> None:
-    """Raise ConfigError unless ``image_shape`` is three positive whole numbers."""
+def check_three_sizes(image_shape: ImageShape) -> ImageShape:
+    """``image_shape`` as a tuple; ConfigError unless it is three positive whole numbers."""
     sizes = image_shape if isinstance(image_shape, tuple | list) else ()
     if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ConfigError(f"image_shape must be (channels, height, width), not {image_shape!r}")
+    channels, height, width = sizes
+    return channels, height, width
 
 
-def check_image_shape(image_shape: tuple[int, int, int]) -> None:
+def check_image_shape(image_shape: ImageShape) -> None:
     """Raise ConfigError unless ``image_shape`` is (channels, size, size) with a size the networks are made for."""
-    check_three_sizes(image_shape)
-    channels, height, width = image_shape
-    if channels < 1 or height != width or height not in SIZES:
+    _, height, width = check_three_sizes(image_shape)
+    if height != width or height not in SIZES:
         sizes = ", ".join(map(str, SIZES))
         raise ConfigError(
             f"no network for images of shape {tuple(image_shape)}: square images of {sizes} pixels are supported "
@@ -61,8 +63,8 @@ def _upsampling(inputs: int, outputs: int, kernel_size: int, bias: bool = False)
 class _FromPoint(nn.ConvTranspose2d):
     """A transposed convolution of 1x1 images, (N, I, 1, 1) to (N, O, K, K), without padding.
 
-    It is one product of matrices, (N, I) by (I, K·K·O), and five times as fast as such on CPU: the general algorithm
-    took an eighth of the time of training (benchmarks/results/throughput.md).
+    It is computed as one product of matrices, (N, I) by (I, K·K·O), five times as fast on CPU as the general
+    algorithm, which took an eighth of the time of training (benchmarks/results/throughput.md). Only ``weight`` is used.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -82,7 +84,7 @@ class ConvEncoder(nn.Sequential):
         ConfigError: there is no such network for this shape.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: ImageShape) -> None:
         check_image_shape(image_shape)
         channels, size, _ = image_shape
         small = size < 64
@@ -104,7 +106,7 @@ class ConvDecoder(nn.Sequential):
         ConfigError: there is no such network for this shape.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int) -> None:
+    def __init__(self, image_shape: ImageShape, latent_dim: int) -> None:
         check_image_shape(image_shape)
         channels, size, _ = image_shape
         small = size < 64
@@ -126,13 +128,12 @@ class ConvDecoder(nn.Sequential):
         super().__init__(*layers, _upsampling(width, channels, kernel_size, bias=True))
 
 
-def count_features(body: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """The F of the features (N, F) that ``body`` makes of images, found by trying it on one black image.
+def count_features(body: nn.Module, image_shape: ImageShape) -> int:
+    """The F of the features (N, F) that ``body`` returns, found by applying it to one black image.
 
     Raises:
         ConfigError: ``body`` does not return features of shape (N, F).
     """
-    check_three_sizes(image_shape)
     features = _tried(body, torch.zeros(1, *image_shape))
     if features.ndim != 2 or len(features) != 1:
         raise ConfigError(
@@ -142,24 +143,18 @@ def count_features(body: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return features.shape[1]
 
 
-def check_decoder(decoder: nn.Module, image_shape: tuple[int, int, int], latent_dim: int) -> nn.Module:
-    """The decoder, found to make maps of the images' shape by trying it on one latent vector.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    check_three_sizes(image_shape)
+def check_decoder(decoder: nn.Module, image_shape: ImageShape, latent_dim: int) -> None:
+    """Raise ConfigError unless the decoder turns a latent vector into maps of the images' shape."""
     maps = _tried(decoder, torch.zeros(1, latent_dim))
     if maps.shape != (1, *image_shape):
         raise ConfigError(
             f"the decoder must turn latents of shape (N, {latent_dim}) into maps of shape "
             f"(N, {', '.join(map(str, image_shape))}); for N = 1 it returned {tuple(maps.shape)}"
         )
-    return decoder
 
 
 def _tried(network: nn.Module, inputs: Tensor) -> Tensor:
-    """What the network makes of the inputs in evaluation mode, leaving it as it was."""
+    """The network's outputs in evaluation mode; its own mode is restored."""
     try:
         with torch.no_grad(), evaluation_mode(network):
             outputs: Tensor = network(inputs)
@@ -172,7 +167,7 @@ def _tried(network: nn.Module, inputs: Tensor) -> Tensor:
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module has its own mode back afterwards."""
+    """Evaluation mode; every module's own mode is restored afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

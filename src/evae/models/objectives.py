@@ -1,9 +1,9 @@
-"""What is minimised. An objective turns a model and images into Terms."""
+"""Objectives: from a model and images to the per-image loss terms of a batch."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from evae.distributions import (
     KernelPosterior,
     SphericalPosterior,
+    coordinates,
     kernel_penalty,
     maximum_mean_discrepancy,
     monte_carlo_kl,
@@ -26,13 +27,13 @@ IwaeGradient = Literal["standard", "doubly-reparameterised"]
 
 
 class Terms(NamedTuple):
-    """The objective of a batch; all of it is to be small.
+    """Per-image loss terms of a batch, and the loss to minimise.
 
     Attributes:
         reconstruction: -ln p(x|z) of each image, in nats, shape (N,).
-        divergence: what stands between posterior and prior for each image, shape (N,), before any weight; in nats, but
-            for a WAE's MMD, which has no unit.
-        loss: the scalar to minimise; the mean of reconstruction + weight · divergence, but for an IWAE's, whose bound
+        divergence: divergence (or penalty) between posterior and prior of each image, shape (N,), before any weight; in
+            nats, except a WAE's MMD, which has no unit.
+        loss: the scalar to minimise; the mean of reconstruction + weight · divergence, except an IWAE's, whose bound
             is no sum of the two.
     """
 
@@ -41,29 +42,40 @@ class Terms(NamedTuple):
     loss: Tensor
 
 
+@dataclass
 class Objective(ABC):
-    """Makes Terms of a model and images: -ln p(x|z) + ``weight`` · divergence.
+    """From a model and images to Terms: -ln p(x|z) + ``weight`` · divergence.
 
     ``divergence_name`` says whether the divergence is a "penalty", an exact "kl", a "monte_carlo_kl" or an "mmd".
+
+    Args:
+        weight: of the divergence in the loss.
     """
 
-    divergence_name: ClassVar[str]
+    _: KW_ONLY
     weight: float = 1.0
+    divergence_name: ClassVar[str]
 
     @abstractmethod
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """What stands between the posterior ``q`` of a batch and the prior, shape (N,)."""
+        """Divergence (or penalty) between the posterior ``q`` of a batch and the prior, shape (N,)."""
 
     def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
         """The divergence of each latent, shape (N, d), where ``divergence`` is a sum over latents; else None."""
         return None
 
-    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W), with one posterior sample an image; ``weight`` is times ``warmth``."""
+    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+        """The terms of images (N, C, H, W), with one posterior sample per image.
+
+        Args:
+            model: the VAE.
+            images: a batch.
+            divergence_weight: a factor on ``weight``, below 1 during a KL warm-up.
+        """
         q = model.posterior(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = self.divergence(model, q)
-        return Terms(reconstruction, divergence, (reconstruction + warmth * self.weight * divergence).mean())
+        return Terms(reconstruction, divergence, (reconstruction + divergence_weight * self.weight * divergence).mean())
 
 
 @dataclass
@@ -85,14 +97,17 @@ class KernelPenalty(Objective):
 
     def per_dimension(self, model: "VAE", q: Distribution) -> Tensor:
         """B·I(K_k)/n of each latent."""
-        posterior = q.base_dist if isinstance(q, Independent) else q
+        posterior = coordinates(q)
         assert isinstance(posterior, KernelPosterior | SphericalPosterior)
         return kernel_penalty(posterior.kernel, posterior.support_length, self.n)
 
 
 @dataclass
 class Elbo(Objective):
-    """-ln p(x|z) + KL(q(z|x)‖p(z)), the negative evidence lower bound (Kingma and Welling 2014)."""
+    """-ln p(x|z) + KL(q(z|x)‖p(z)), the negative evidence lower bound (Kingma and Welling 2014).
+
+    With another ``weight`` β than 1 it is a BetaVAE's objective (Higgins et al., ICLR 2017), no bound below 1.
+    """
 
     divergence_name: ClassVar[str] = "kl"
 
@@ -109,13 +124,6 @@ class Elbo(Objective):
 
 
 @dataclass
-class WeightedKl(Elbo):
-    """-ln p(x|z) + β·KL(q‖p) (Higgins et al., ICLR 2017): the negative ELBO at β = 1, no bound below it."""
-
-    weight: float = 1.0
-
-
-@dataclass
 class VampElbo(Objective):
     """The negative ELBO of a model with a ``VampPrior``, its KL estimated from one draw (Tomczak and Welling 2018).
 
@@ -129,21 +137,21 @@ class VampElbo(Objective):
         """An unbiased estimate of KL(q‖p)."""
         return monte_carlo_kl(q, model.prior())
 
-    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
+    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
         """The terms of images (N, C, H, W), with one posterior sample for each of the two."""
         model.check_images(images)
         assert isinstance(model.prior, VampPrior)
         q, prior = model.prior.beside(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = monte_carlo_kl(q, prior)
-        return Terms(reconstruction, divergence, (reconstruction + warmth * divergence).mean())
+        return Terms(reconstruction, divergence, (reconstruction + divergence_weight * self.weight * divergence).mean())
 
 
 @dataclass
 class ImportanceWeighted(Elbo):
     r"""-E ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x), the k-sample bound (Burda, Grosse and Salakhutdinov, ICLR 2016).
 
-    The loss is the negative bound. Beside it, as for every model, stand the mean of -ln p(x|z_j) and the exact KL,
+    The loss is the negative bound. The other terms are, as for every model, the mean of -ln p(x|z_j) and the exact KL,
     whose sum is the negative ELBO; the bound is tighter than that.
 
     Args:
@@ -155,11 +163,12 @@ class ImportanceWeighted(Elbo):
     samples: int = 5
     gradient: IwaeGradient = "standard"
 
-    def __call__(self, model: "VAE", images: Tensor, warmth: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W), with k posterior samples an image.
+    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+        """The terms of images (N, C, H, W), with k posterior samples per image.
 
-        During a warm-up the weights are p(x|z)·(p(z)/q(z|x))^warmth: no bound then.
+        With a weight w other than 1 the importance weights are p(x|z)·(p(z)/q(z|x))^w: no bound then.
         """
+        weight = divergence_weight * self.weight
         q = model.posterior(images)
         z = q.rsample((self.samples,))  # (k, N, d)
         doubly = self.gradient == "doubly-reparameterised"
@@ -167,18 +176,17 @@ class ImportanceWeighted(Elbo):
         repeated = images.repeat(self.samples, *[1] * (images.ndim - 1))
         log_likelihood = likelihood.log_prob(repeated).unflatten(0, (self.samples, len(images)))  # (k, N)
         log_ratio = model.prior().log_prob(z) - (_constant(q) if doubly else q).log_prob(z)
-        log_weights = log_likelihood + warmth * log_ratio
+        log_weights = log_likelihood + weight * log_ratio
         if doubly and z.requires_grad:  # the gradient passes with the weights squared
-            shares = log_weights.detach().softmax(0).unsqueeze(-1)
-            z.register_hook(lambda gradient: (1 - warmth + warmth * shares) * gradient)
+            normalised = log_weights.detach().softmax(0).unsqueeze(-1)
+            z.register_hook(lambda gradient: (1 - weight + weight * normalised) * gradient)
         bound = torch.logsumexp(log_weights, 0) - math.log(self.samples)
         return Terms(-log_likelihood.mean(0), self.divergence(model, q), -bound.mean())
 
 
 def _constant(q: Distribution) -> Distribution:
     """A Gaussian posterior through whose parameters no gradient flows."""
-    assert isinstance(q, Independent)
-    normal = q.base_dist
+    normal = coordinates(q)
     assert isinstance(normal, Normal)
     constant = Normal(normal.loc.detach(), normal.scale.detach(), validate_args=False)
     return Independent(constant, 1, validate_args=False)
@@ -189,19 +197,20 @@ class MmdPenalty(Objective):
     """-ln p(x|z) + weight · MMD² between the codes of the batch and as many draws of the prior, at least 100.
 
     The Wasserstein autoencoder's (Tolstikhin et al., ICLR 2018), with inverse multiquadratic kernels of C = 2d·scale,
-    2d being the mean squared distance of two draws of a standard normal prior. Of an image alone it is 0.
+    2d being the mean squared distance of two draws of a standard normal prior. For a batch of one image it is 0.
 
     Args:
-        weight: λ.
         scales: of the kernels.
+        weight: λ.
     """
 
-    weight: float = 10.0
     scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    _: KW_ONLY
+    weight: float = 10.0
     divergence_name: ClassVar[str] = "mmd"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """Each image's share in the unbiased estimate, shape (N,)."""
+        """Terms of the images whose mean is the unbiased estimate, shape (N,)."""
         z = q.rsample()
         draws = model.prior().sample((max(100, len(z)),))
         return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])

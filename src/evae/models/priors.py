@@ -1,12 +1,14 @@
 """Priors: modules that return the distribution of the latents, so that it moves with the model's device and type."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, Uniform
 
-from evae.distributions import HypersphericalUniform
-from evae.errors import ConfigError
-from evae.models.networks import evaluation_mode
+from evae.checks import whole_number
+from evae.distributions import HypersphericalUniform, coordinates
+from evae.models.networks import ImageShape, evaluation_mode
 
 
 class _IndependentPrior(nn.Module):
@@ -14,9 +16,7 @@ class _IndependentPrior(nn.Module):
 
     def __init__(self, latent_dim: int, spread: float, learned: bool = False) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ConfigError(f"latent_dim must be at least 1, not {latent_dim}")
-        self.latent_dim, self.learned = latent_dim, learned
+        self.latent_dim, self.learned = whole_number("latent_dim", latent_dim), learned
         if learned:
             self.log_spread = nn.Parameter(torch.tensor(float(spread)).log())
         else:
@@ -75,7 +75,7 @@ class VampPrior(nn.Module):
         pseudo_inputs: K.
     """
 
-    def __init__(self, encoder: nn.Module, image_shape: tuple[int, int, int], pseudo_inputs: int) -> None:
+    def __init__(self, encoder: nn.Module, image_shape: ImageShape, pseudo_inputs: int) -> None:
         super().__init__()
         self._encoder = [encoder]  # in a list, so that its weights are not saved twice
         self.pseudo_inputs = nn.Parameter(torch.rand(pseudo_inputs, *image_shape))
@@ -88,7 +88,7 @@ class VampPrior(nn.Module):
     def beside(self, images: Tensor) -> tuple[Distribution, Distribution]:
         """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""
         (encoder,) = self._encoder
-        normal = encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)])).base_dist
+        normal = cast(Normal, coordinates(encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)]))))
         posterior, components = (
             Independent(Normal(normal.loc[rows], normal.scale[rows], validate_args=False), 1, validate_args=False)
             for rows in (slice(len(images)), slice(len(images), None))

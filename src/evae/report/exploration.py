@@ -55,7 +55,7 @@ def survey(model: VAE, images: ImageSet) -> Survey:
     total, name = torch.zeros(model.image_shape, dtype=torch.float64), None
     for batch in batches(images, model.device, "encoding"):
         q = model.posterior(batch)
-        code = model.centre(q)
+        code = model.code(q)
         codes.append(code.cpu())
         errors.append(mean_squared_error(model.decode(code).cpu(), batch.cpu()))
         total += batch.cpu().double().sum(0)

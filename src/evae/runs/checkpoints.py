@@ -27,7 +27,7 @@ from evae.console import warn
 from evae.errors import RunError, first_line
 from evae.files import remove, replace, sync_folder, write_atomically
 from evae.models import VAE
-from evae.models.vae import state_tensors
+from evae.models.pretrained import state_tensors
 from evae.runs.folder import CHECKPOINTS, Progress, RunFolder
 
 _STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
