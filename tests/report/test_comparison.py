@@ -109,24 +109,28 @@ class TestFiles:
 
 class TestPage:
     def test_everything_is_there(self, runs, tmp_path, monkeypatch):
-        drawn = {}
-        for name in ("plane", "curves"):
-            real = getattr(charts, name)
-            monkeypatch.setattr(charts, name, lambda *a, name=name, real=real: drawn.setdefault(name, a) and real(*a))
+        drawn = []
+        real = charts.curves
+        monkeypatch.setattr(charts, "curves", lambda panel: drawn.append(panel) or real(panel))
         names = ("EVAE", "GaussianVAE", "WAE")
         page = Page(compare([runs / name for name in names], tmp_path) / "comparison.html")
         alts = [image["alt"] for image in page.images]
         assert alts[0] == "8 hold-out images"
         assert alts[1:4] == [f"reconstructions of the same images by {name}" for name in names]
-        assert [point.name for point in drawn["plane"][0]] == list(names)
-        assert [point.triangular for point in drawn["plane"][0]] == [True, False, True]
         results = [json.loads((runs / name / "evaluation.json").read_text())["metrics"] for name in names]
         rates = [result[name] for result, name in zip(results, ("penalty", "kl", "mmd"), strict=True)]
-        assert [point.x for point in drawn["plane"][0]] == rates
-        assert [point.y for point in drawn["plane"][0]] == [result["reconstruction"] for result in results]
-        assert drawn["plane"][3] == ("KL, in nats", "penalty or MMD: not a KL")
-        assert [curve.name for curve in drawn["curves"][0].curves] == ["EVAE", "", "GaussianVAE", "", "WAE", ""]
-        assert all(len(curve.points) == 1 for curve in drawn["curves"][0].curves)
+        losses, plane = drawn
+        assert [curve.name for curve in plane.curves] == [
+            "EVAE (penalty: not a KL)",
+            "GaussianVAE (KL)",
+            "WAE (mmd: not a KL)",
+        ]
+        assert [curve.style for curve in plane.curves] == ["^", "o", "^"]
+        places = [(rate, result["reconstruction"]) for rate, result in zip(rates, results, strict=True)]
+        assert [curve.points for curve in plane.curves] == [[place] for place in places]
+        assert [curve.name for curve in losses.curves] == ["EVAE", "", "GaussianVAE", "", "WAE", ""]
+        assert all(len(curve.points) == 1 for curve in losses.curves)
+        assert f"EVAE: penalty {rates[0]:.4g}, reconstruction" in alts[-1]
 
     @pytest.mark.parametrize("changes", [{"images": "0" * 32}, {"split": "train"}, {"latents": "mean"}], ids=str)
     def test_runs_evaluated_differently_are_not_ranked(self, copied, tmp_path, changes, capsys, undrawn):
@@ -304,12 +308,15 @@ class TestSeeds:
         assert "| evae-seed0, evae-seed1 | EVAE | 2 |" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_a_legend_has_every_run_and_kind(monkeypatch):
+def test_a_legend_has_every_named_curve(monkeypatch):
     monkeypatch.setattr(charts, "_png", lambda figure: figure)
-    points = [charts.Point("_a$x_{$", 1, 1), charts.Point("b", 2, 1, triangular=True)]
-    figure = charts.plane(points, "x", "y", ("round", "triangular"))
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == [r" _a\$x_{\$", "b", "round", "triangular"]
+    curves = [
+        charts.Curve("_a$x_{$", [(1, 1)], 0, "o"),
+        charts.Curve("", [(1, 2), (2, 3)]),
+        charts.Curve("b", [(2, 1)]),
+    ]
+    figure = charts.curves(charts.Panel(curves, "x"), charts.Panel(curves[2:], "y"))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r" _a\$x_{\$", "b"]
 
 
 @pytest.mark.slow

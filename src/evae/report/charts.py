@@ -40,12 +40,12 @@ class Picture(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Joined points. A curve without a name is left out of the legend."""
+    """Points in matplotlib's style: joined ("-", "--") or not ("o", "^"). Without a name it is not in the legend."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
-    dashed: bool = False
+    style: str = "-"
 
 
 class Panel(NamedTuple):
@@ -55,15 +55,6 @@ class Panel(NamedTuple):
     title: str
     xlabel: str = "epoch"
     ylabel: str = ""
-
-
-class Point(NamedTuple):
-    """A named point, round or triangular."""
-
-    name: str
-    x: float
-    y: float
-    triangular: bool = False
 
 
 def points(lines: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -76,7 +67,7 @@ def training_panels(run: RunFolder, model: VAE) -> list[Panel]:
     lines, panels = run.epochs(), []
     for name in ("loss", "reconstruction", model.objective.divergence_name):
         recorded = {split: points(lines, prefix + name) for split, prefix in _SPLITS.items()}
-        curves = [Curve(s, p, i, dashed=i == 0) for i, (s, p) in enumerate(recorded.items()) if p]
+        curves = [Curve(s, p, i, "-" if i else "--") for i, (s, p) in enumerate(recorded.items()) if p]
         if curves:
             panels.append(Panel(curves, name, ylabel="" if name == "mmd" else "nats per image"))
     return panels
@@ -93,7 +84,7 @@ def images(pictures: Tensor, columns: int) -> Picture:
 
 
 def curves(*panels: Panel) -> Picture:
-    """Curves over whole numbers, each panel in its own axes from left to right with one legend for all."""
+    """Panels from left to right, with one legend for all; few joined points have dots."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _chart(len(panels))
@@ -101,12 +92,13 @@ def curves(*panels: Panel) -> Picture:
     for axis, panel in zip(axes, panels, strict=True):
         for curve in panel.curves:
             x, y = zip(*curve.points, strict=True)
-            style, marker = ("--" if curve.dashed else "-"), ("." if len(x) < 30 else None)
-            (entries[curve.name],) = axis.plot(x, y, style, color=_colour(curve.colour), marker=marker)
+            dots = "." if len(x) < 30 and "-" in curve.style else ""
+            (entries[curve.name],) = axis.plot(x, y, f"{dots}{curve.style}", color=f"C{curve.colour % 10}")
         heights = [y for curve in panel.curves for _, y in curve.points]
         _logarithmic(axis, "y", min(heights), max(heights))
         axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.xlabel == "epoch":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, entries)
     return _png(figure)
 
@@ -129,33 +121,10 @@ def bars(values: Sequence[float], title: str, xlabel: str, ylabel: str) -> Pictu
     return _png(figure)
 
 
-def plane(places: Sequence[Point], xlabel: str, ylabel: str, kinds: tuple[str, str]) -> Picture:
-    """Named points; ``kinds`` are the legend's names of round and of triangular ones."""
-    from matplotlib.lines import Line2D
-
-    figure, (axis,) = _chart()
-    axis.margins(0.1)
-    entries: dict[str, Artist] = {}
-    for i, point in enumerate(places):
-        (entries[point.name],) = axis.plot(point.x, point.y, **_marker(point.triangular, _colour(i)))
-    for kind in sorted({point.triangular for point in places}):
-        entries[kinds[kind]] = Line2D([], [], **_marker(kind, "grey"))
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    _legend(figure, entries)
-    return _png(figure)
-
-
-def _marker(triangular: bool, colour: str) -> dict[str, Any]:
-    shape, face = ("^", "none") if triangular else ("o", colour)
-    return {"marker": shape, "linestyle": "", "markersize": 8, "color": colour, "markerfacecolor": face}
-
-
 def _chart(panels: int = 1) -> "tuple[Figure, list[Axes]]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * panels, 3.6), dpi=_DOTS, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axis in axes:
         axis.grid(alpha=0.3)
@@ -190,10 +159,6 @@ def _plain(name: str) -> str:
     """A name that matplotlib does not take for a formula, nor leaves out of legends because it begins with "_"."""
     text = " ".join(name.split()).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
-
-
-def _colour(i: int) -> str:
-    return f"C{i % 10}"
 
 
 def _png(figure: "Figure") -> Picture:

@@ -18,7 +18,7 @@ from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
 from evae.numerics import resolve_device, seeded
 from evae.report import charts, pages
-from evae.report.charts import Curve, Panel, Point
+from evae.report.charts import Curve, Panel
 from evae.report.exploration import originals
 from evae.report.pages import Figure
 from evae.report.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
@@ -160,7 +160,7 @@ def _rows(runs: Sequence[_Run]) -> list[_Row]:
 
     def alike(run: _Run) -> str:
         config = {key: value for key, value in run.config.items() if key not in ("seed", "out")}
-        return json.dumps([config, [part.value for part in basis(run.evaluation)]], sort_keys=True, default=str)
+        return json.dumps([config, [value for _, value, _ in basis(run.evaluation)]], sort_keys=True, default=str)
 
     rows: list[_Row] = []
     for group in _grouped((alike(run), run) for run in runs).values():
@@ -271,8 +271,8 @@ def _reconstructions(runs: Sequence[_Run]) -> list[list[Figure]]:
 def _losses(runs: Sequence[_Run]) -> list[Figure]:
     curves = []
     for i, run in enumerate(runs):
-        curves.append(Curve(run.name, charts.points(run.epochs, "holdout_loss"), colour=i))
-        curves.append(Curve("", charts.points(run.epochs, "loss"), colour=i, dashed=True))
+        curves.append(Curve(run.name, charts.points(run.epochs, "holdout_loss"), i))
+        curves.append(Curve("", charts.points(run.epochs, "loss"), i, "--"))
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return []
@@ -280,15 +280,17 @@ def _losses(runs: Sequence[_Run]) -> list[Figure]:
 
 
 def _rates(runs: Sequence[_Run]) -> list[Figure]:
-    placed = []
-    for run in runs:
+    """Reconstruction over KL, penalty or MMD; circles for a KL."""
+    places, told = [], []
+    for i, run in enumerate(runs):
         numbers = {number.name: number.value for number in run.evaluation.numbers}
         rate = next((name for name in _RATES if name in numbers), None)
         if rate is not None and "reconstruction" in numbers:
-            placed.append(Point(run.name, numbers[rate], numbers["reconstruction"], triangular=rate not in _KL))
-    if not placed:
+            at = numbers[rate], numbers["reconstruction"]
+            kind, style = ("KL", "o") if rate in _KL else (f"{rate}: not a KL", "^")
+            places.append(Curve(f"{run.name} ({kind})", [at], i, style))
+            told.append(f"{run.name}: {rate} {at[0]:.4g}, reconstruction {at[1]:.4g}")
+    if not places:
         return []
-    kinds = ("KL, in nats", "penalty or MMD: not a KL")
-    picture = charts.plane(placed, "rate", "reconstruction, nats per image", kinds)
-    told = "; ".join(f"{p.name}: rate {p.x:.4g}, reconstruction {p.y:.4g}" for p in placed)
-    return [Figure(picture, f"rate and distortion of each run: {told}")]
+    panel = Panel(places, "rate and distortion", "KL, penalty or MMD", "reconstruction, nats per image")
+    return [Figure(charts.curves(panel), f"rate and distortion of each run: {'; '.join(told)}")]

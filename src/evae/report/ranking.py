@@ -124,30 +124,23 @@ def significant(verdicts: Mapping[str, Verdict]) -> set[str]:
 # What can be compared ----------------------------------------------------------------------------------------
 
 
-class Basis(NamedTuple):
-    """What evaluations must share to be compared; ``shown`` describes it, as two data sets may have one name."""
-
-    name: str
-    value: str
-    shown: str
-
-
-def basis(evaluation: Evaluation) -> list[Basis]:
-    """Images and how posteriors were decoded."""
+def basis(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """(name, value, text to show) of each thing that evaluations must share to be compared."""
     size, crop = evaluation.transform.get("size"), evaluation.transform.get("crop")
+    shown = f"{evaluation.data} [{evaluation.images[:8]}]"  # two data sets may have one name
     pixels = f"{size} pixels" + (f", cropped to {crop}" if crop else "")
-    images = Basis("images", evaluation.images, f"{evaluation.data} [{evaluation.images[:8]}]")
     others = {"size": pixels, "split": evaluation.split, "latents": evaluation.latents}
-    return [images, *(Basis(name, value, value) for name, value in others.items())]
+    return [("images", evaluation.images, shown), *((name, value, value) for name, value in others.items())]
 
 
 def disagreement(evaluations: Mapping[str, Evaluation]) -> str | None:
     """One sentence on how evaluations, by run, differ in images or latents; None where they agree."""
     told = []
     for of_runs in zip(*map(basis, evaluations.values()), strict=True):
-        if len({part.value for part in of_runs}) > 1:
-            shown = ", ".join(f"{part.shown} for {run}" for run, part in zip(evaluations, of_runs, strict=True))
-            told.append(f"{of_runs[0].name}: {shown}")
+        names, values, shown = zip(*of_runs, strict=True)
+        if len(set(values)) > 1:
+            each = (f"{text} for {run}" for run, text in zip(evaluations, shown, strict=True))
+            told.append(f"{names[0]}: {', '.join(each)}")
     if not told:
         return None
     return f"Nothing is marked as best, because the runs were evaluated differently ({'; '.join(told)})."

@@ -62,26 +62,22 @@ def report(
         "run",
         title=f"{type(model).__name__} on {config['data']}",
         run=run,
+        model=model,
         weights=sum(p.numel() for p in model.parameters()),
-        count=len(store.holdout),
-        channels=model.image_shape[0],
-        size=model.image_shape[1],
-        command=f"evae train --config {shlex.quote(str(run.path / CONFIG))} --out runs/again",
+        store=store,
+        found=found,
+        quote=shlex.quote,
         spelled_out=spelled_out(run.path, config),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip(),
-        evaluate=f"evae evaluate {shlex.quote(str(run))}",
         evaluation=evaluation,
         others=others,
-        images=store.fingerprint,
         numbers_grid=numbers_grid,
-        described=described,
         curves=_training(run, model),
         reconstructions=_reconstructions(model, store.holdout, found),
         samples=samples,
         interpolations=_interpolations(model, store.holdout, found, seed),
-        on_sphere=found.on_sphere,
         traversals=_traversals(model, found),
-        latents=[*_spreads(found), *_rates(evaluation)],
+        latents=_latents(found, evaluation),
     )
     path = Path(out) if out else run.path / "report.html"
     write_atomically(path, page)
@@ -130,27 +126,6 @@ def numbers_grid(section: Section) -> Grid:
         for n in section.numbers
     ]
     return Grid(["", "value", "standard error"], rows)
-
-
-def described(section: Section) -> list[str]:
-    """Sentences on a section's settings, by the numbers that they concern, and on those of its details that are short.
-
-    Those of "samples: " come after "samples"; lists are left out.
-    """
-    kinds: dict[str, list[str]] = {}
-    for key, value in section.settings.items():
-        kind, _, name = key.rpartition(": ")
-        kinds.setdefault(kind, []).append(f"{name} {value}")
-    texts = [f"{kind or 'settings'}: {', '.join(settings)}." for kind, settings in kinds.items()]
-    for key, value in section.details.items():
-        if key == "spread_quantiles" and value:
-            quantiles = ", ".join(f"{number:.3g} at {at}" for at, number in value.items() if number is not None)
-            texts.append(f"Quantiles of the posteriors' {section.details.get('spread', 'spread')}: {quantiles}.")
-        elif isinstance(value, dict):
-            texts.append(f"{key}: {', '.join(f'{name} {item}' for name, item in value.items())}.")
-        elif isinstance(value, str | int | float) and key != "spread":
-            texts.append(f"{key}: {value}.")
-    return texts
 
 
 def _training(run: RunFolder, model: VAE) -> list[Figure]:
@@ -205,18 +180,15 @@ def _traversals(model: VAE, found: Survey) -> list[Figure]:
     ]
 
 
-def _spreads(found: Survey) -> list[Figure]:
-    if found.spreads is None or found.spread_name is None:
-        return []
-    picture = charts.histogram(found.spreads, "spread of the posteriors", found.spread_name)
-    return [Figure(picture, f"histogram of the posteriors' {found.spread_name} over hold-out images and latents")]
-
-
-def _rates(evaluation: Evaluation | None) -> list[Figure]:
-    """Of the section that has them: the mean divergence of each latent."""
+def _latents(found: Survey, evaluation: Evaluation | None) -> list[Figure]:
+    """The spread of the posteriors, and the mean divergence of each latent where the evaluation has it."""
+    figures = []
+    if found.spreads is not None and found.spread_name is not None:
+        alt = f"histogram of the posteriors' {found.spread_name} over hold-out images and latents"
+        figures.append(Figure(charts.histogram(found.spreads, "spread of the posteriors", found.spread_name), alt))
     sections = evaluation.sections.values() if evaluation else ()
     rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]
-    if not rates:
-        return []
-    picture = charts.bars(sorted(rates, reverse=True), "rate per latent", "latents, by rate", "nats per image")
-    return [Figure(picture, "bars of the mean divergence of each latent, largest first")]
+    if rates:
+        picture = charts.bars(sorted(rates, reverse=True), "rate per latent", "latents, by rate", "nats per image")
+        figures.append(Figure(picture, "bars of the mean divergence of each latent, largest first"))
+    return figures
