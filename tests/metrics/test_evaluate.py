@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -37,9 +38,17 @@ def store(blobs, tmp_path_factory):
         return open_store(blobs, 16)
 
 
+@pytest.fixture(scope="module")
+def trained(blobs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVAE_CACHE", str(folder / "cache"))
+        return train(blobs, folder / "run", partial(EVAE, latent_dim=3), **SETTINGS)
+
+
 @pytest.fixture
-def run(blobs, tmp_path):
-    return train(blobs, tmp_path / "run", partial(EVAE, latent_dim=3), **SETTINGS)
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def features(images):

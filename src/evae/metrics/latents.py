@@ -24,7 +24,7 @@ def _measure(context: Context, _: Options) -> Measured:
     model = context.model
     codes, rates, spreads, outside = [], [], [], []
     for images, q in context.batches("latents"):
-        codes.append(model.centre(q).cpu())
+        codes.append(model.code(q).cpu())
         if (rate := model.objective.per_dimension(model, q)) is not None:
             rates.append(rate.cpu().double())
         spread_name, spread = posterior_spread(q)
@@ -32,7 +32,7 @@ def _measure(context: Context, _: Options) -> Measured:
             spreads.append(spread.cpu().flatten())
         outside.append(share_outside(model, q, 10) * len(images))
     activity = torch.cat(codes).double().var(0)
-    active = int((activity > _ACTIVE * model.prior().variance.cpu()).sum())
+    active = float((activity > _ACTIVE * model.prior().variance.cpu()).sum())
     details: dict[str, Any] = {"latent_dim": activity.numel()}
     if rates:
         details["rate_per_dimension"] = torch.cat(rates).mean(0).tolist()
