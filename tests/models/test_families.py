@@ -1,6 +1,5 @@
-"""Families: the objective's value by hand, shapes, precisions, hostile images, saving and loading."""
+"""Families: the objective's value by hand, shapes, precisions, hostile images."""
 
-import json
 import math
 
 import pytest
@@ -11,36 +10,11 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional
 
-from evae import EVAE, HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae import EVAE, VAE, WAE, GaussianVAE
 from evae.distributions import KERNELS, KernelPosterior
-from evae.errors import ConfigError, RunError
+from evae.errors import ConfigError
 from evae.models.likelihoods import LIKELIHOODS
-
-SHAPE = (1, 16, 16)
-FAMILIES = {
-    "EVAE": EVAE,
-    "EVAE, Gaussian prior": lambda *args, **kwargs: EVAE(*args, prior="gaussian", **kwargs),
-    "EVAE, ELBO": lambda *args, **kwargs: EVAE(*args, prior="gaussian", objective="elbo", **kwargs),
-    "EVAE, spherical": lambda *args, **kwargs: EVAE(*args, kernel="spherical_epanechnikov", **kwargs),
-    "GaussianVAE": GaussianVAE,
-    "BetaVAE": BetaVAE,
-    "IWAE": IWAE,
-    "IWAE, doubly": lambda *args, **kwargs: IWAE(*args, gradient="doubly-reparameterised", **kwargs),
-    "WAE": WAE,
-    "HVAE": HVAE,
-    "PowerSphericalVAE": PowerSphericalVAE,
-    "VampVAE": lambda *args, **kwargs: VampVAE(*args, pseudo_inputs=5, **kwargs),
-}
-
-
-@pytest.fixture(params=sorted(FAMILIES))
-def family(request):
-    return FAMILIES[request.param]
-
-
-@pytest.fixture
-def images():
-    return torch.rand(6, *SHAPE)
+from tests.models.families import SHAPE
 
 
 def test_shapes_of_the_interface(family, images):
@@ -311,72 +285,6 @@ def test_images_that_do_not_fit(family):
         model(torch.rand(2, 1, 32, 32))
     with pytest.raises(ConfigError, match=r"not torch\.uint8"):
         model(torch.zeros(2, *SHAPE, dtype=torch.uint8))
-
-
-class TestSaving:
-    def test_a_learned_support_length(self, tmp_path):
-        model = EVAE(SHAPE, latent_dim=2, prior="gaussian", objective="elbo", support_length="learned")
-        with torch.no_grad():
-            model.prior.log_spread.fill_(0.7)
-        model.save_pretrained(tmp_path)
-        loaded = VAE.from_pretrained(tmp_path)
-        assert loaded.prior.log_spread.item() == pytest.approx(0.7)
-        assert loaded.encoder.prior is loaded.prior
-
-    def test_a_saved_model_loads_without_anything_else(self, family, images, tmp_path):
-        model = family(SHAPE, latent_dim=3, likelihood="gaussian").eval()
-        model.save_pretrained(tmp_path)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-        loaded = VAE.from_pretrained(tmp_path)
-        assert type(loaded) is type(model)
-        assert not loaded.training
-        assert loaded.hyperparameters == json.loads(json.dumps(model.hyperparameters))
-        assert torch.equal(loaded.encode(images), model.encode(images))
-        assert torch.equal(loaded.decode(torch.ones(1, 3)), model.decode(torch.ones(1, 3)))
-        assert loaded.objective == model.objective
-
-    def test_n_and_support_length_survive(self, tmp_path):
-        EVAE(SHAPE, latent_dim=2, n=7, support_length=3.0).save_pretrained(tmp_path)
-        loaded = EVAE.from_pretrained(tmp_path)
-        assert loaded.objective.n == 7
-        assert loaded.prior().support.base_constraint.upper_bound.tolist() == [1.5, 1.5]
-
-    def test_another_family_is_refused(self, tmp_path):
-        GaussianVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
-        with pytest.raises(RunError, match="'evae.GaussianVAE', which is not EVAE"):
-            EVAE.from_pretrained(tmp_path)
-
-    def test_own_modules_are_given_again(self, images, tmp_path):
-        def body():
-            return nn.Sequential(nn.Flatten(), nn.Linear(256, 7))
-
-        model = EVAE(SHAPE, latent_dim=2, encoder=body()).eval()
-        model.save_pretrained(tmp_path)
-        assert torch.equal(EVAE.from_pretrained(tmp_path, encoder=body()).encode(images), model.encode(images))
-        with pytest.raises(
-            RunError, match=r"encoder was an object .*Sequential\); pass it again, from_pretrained\(folder"
-        ):
-            EVAE.from_pretrained(tmp_path)
-        with pytest.raises(RunError, match="another network"):
-            EVAE.from_pretrained(tmp_path, encoder=None)
-
-    def test_damage_is_told_in_a_sentence(self, tmp_path):
-        GaussianVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
-        weights = tmp_path / "model.safetensors"
-        whole = weights.read_bytes()
-        for content in (whole[: len(whole) // 2], b"", b"not safetensors at all"):
-            weights.write_bytes(content)
-            with pytest.raises(RunError, match=r"model.safetensors is damaged"):
-                VAE.from_pretrained(tmp_path)
-        weights.unlink()
-        with pytest.raises(RunError, match="does not exist"):
-            VAE.from_pretrained(tmp_path)
-        (tmp_path / "config.json").write_text("{")
-        with pytest.raises(RunError, match=r"config.json is damaged"):
-            VAE.from_pretrained(tmp_path)
-        (tmp_path / "config.json").unlink()
-        with pytest.raises(RunError, match="holds no model"):
-            VAE.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("logit", [-500.0, -30.0, -1.0, -5e-3, 0.0, 1e-3, 2.0, 20.0, 50.0])

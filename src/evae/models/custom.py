@@ -1,11 +1,15 @@
 """Networks of the user's: an import path, a function or a module; and how JSON records them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from evae.errors import ConfigError, EvaeError, first_line
 from evae.imports import import_object
@@ -14,7 +18,40 @@ from evae.imports import import_object
 # exact type would make the command line list every class of torch.nn.
 OwnNetwork = str | Callable[..., Any] | None
 
+T = TypeVar("T")
+
 _OBJECT = "object:"
+_copies: ContextVar[bool] = ContextVar("_copies", default=False)
+
+
+class NotCopiedError(Exception):
+    """A module that cannot be copied, so that nothing can be tried without changing it."""
+
+
+@contextmanager
+def copies_of_modules() -> Iterator[None]:
+    """``resolve_network`` returns copies of modules, on the default device."""
+    token = _copies.set(True)
+    try:
+        yield
+    finally:
+        _copies.reset(token)
+
+
+def copied(value: T) -> T:
+    """A deep copy of a module, or of a functools.partial with its modules.
+
+    Raises:
+        NotCopiedError: a part cannot be copied.
+    """
+    held = [value, *value.args, *value.keywords.values()] if isinstance(value, partial) else [value]
+    buffers = [buffer for module in held if isinstance(module, nn.Module) for buffer in module.buffers()]
+    # torch cannot copy buffers without a shape
+    memo = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in buffers if is_lazy(b)}  # type: ignore[call-arg]
+    try:
+        return deepcopy(value, memo)
+    except Exception as error:  # whatever the modules hold
+        raise NotCopiedError from error
 
 
 def resolve_network(option: str, own: OwnNetwork, default: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
@@ -23,7 +60,7 @@ def resolve_network(option: str, own: OwnNetwork, default: Callable[..., nn.Modu
     Args:
         option: the hyperparameter, "encoder" or "decoder".
         own: an import path of a function, a function, a module, or None. Functions are called for each model, so that
-            no two models share weights; a module is used as it is, but copied under ``torch.device("meta")``.
+            no two models share weights; a module is used as it is.
         default: makes the network where ``own`` is None.
         arguments: of the function: (image_shape) for an encoder, (image_shape, latent_dim) for a decoder.
 
@@ -33,7 +70,7 @@ def resolve_network(option: str, own: OwnNetwork, default: Callable[..., nn.Modu
     if own is None:
         return default(*arguments)
     if isinstance(own, nn.Module):
-        return deepcopy(own).to("meta") if torch.get_default_device().type == "meta" else own
+        return copied(own).to(torch.get_default_device()) if _copies.get() else own
     if isinstance(own, str):
         check_named(option, own)
     make = import_object(own, f"model.{option}") if isinstance(own, str) else own

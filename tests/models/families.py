@@ -1,0 +1,19 @@
+"""One of each kind of model, by name."""
+
+from evae import EVAE, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+
+SHAPE = (1, 16, 16)
+FAMILIES = {
+    "EVAE": EVAE,
+    "EVAE, Gaussian prior": lambda *args, **kwargs: EVAE(*args, prior="gaussian", **kwargs),
+    "EVAE, ELBO": lambda *args, **kwargs: EVAE(*args, prior="gaussian", objective="elbo", **kwargs),
+    "EVAE, spherical": lambda *args, **kwargs: EVAE(*args, kernel="spherical_epanechnikov", **kwargs),
+    "GaussianVAE": GaussianVAE,
+    "BetaVAE": BetaVAE,
+    "IWAE": IWAE,
+    "IWAE, doubly": lambda *args, **kwargs: IWAE(*args, gradient="doubly-reparameterised", **kwargs),
+    "WAE": WAE,
+    "HVAE": HVAE,
+    "PowerSphericalVAE": PowerSphericalVAE,
+    "VampVAE": lambda *args, **kwargs: VampVAE(*args, pseudo_inputs=5, **kwargs),
+}
