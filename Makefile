@@ -1,12 +1,13 @@
 # make demo   train two models on real digits and look at them
 # make test   lint, types and fast tests
+# make docs   build the documentation into site/
 # make wheel  build the wheel and import all of it in an environment with runtime dependencies only
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow wheel clean
+.PHONY: demo test slow docs wheel clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -19,6 +20,9 @@ test: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: .venv/installed-dev
 	rm -rf dist .venv-wheel
@@ -39,5 +43,9 @@ wheel: .venv/installed-dev
 	$(PIP_INSTALL) --editable '.[dev,tensorboard]'
 	touch $@ .venv/installed
 
+.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-wheel dist demo
+	rm -rf .venv .venv-wheel dist demo site
