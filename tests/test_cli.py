@@ -97,7 +97,7 @@ class TestTrain:
             ("--model BetaVAE --model.beta 0", "beta must be positive"),
             ("--model IWAE --model.samples 0", "samples must be at least 1, not 0"),
             ("--model IWAE --model.gradient nope", "--model.gradient: expected one of 'standard'"),
-            ("--model VampVAE", "500 pseudo-inputs from training images, but there are only 48"),
+            ("--model VampVAE", "the model initialises from 500 training images, but there are only 48"),
             ("--model HVAE --model.latent_dim 1", "latent_dim must be at least 2"),
             ("--nope 1", "--nope"),
             ("--epochs many", "--epochs: expected int, not many"),

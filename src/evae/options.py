@@ -2,7 +2,7 @@
 
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from evae.errors import EvaeError
+from evae.errors import EvaeError, first_line
+from evae.imports import import_object
 from evae.settings import groups
 
 
@@ -52,7 +53,7 @@ def _shown(default: Any) -> str:
     if isinstance(default, dict) or hasattr(default, "class_path"):
         path = default["class_path"] if isinstance(default, dict) else default.class_path
         return str(path).removeprefix("evae.")
-    return str(default)
+    return f"{default:.6g}" if isinstance(default, float) else str(default)
 
 
 def dashed(option: str) -> str:
@@ -79,6 +80,7 @@ class Options:
         hidden: tuple[str, ...] = (),
     ) -> None:
         self.function, self.groups = function, groups(function)
+        self._arguments: list[str] = []
         self.prog = f"evae {function.__name__}"
         options = self
         described = parse(function.__doc__ or "")
@@ -86,6 +88,9 @@ class Options:
         class Parser(ArgumentParser):
             def error(self, message: str, ex: Exception | None = None) -> NoReturn:
                 raise UsageError(f"{options._sentence(message)} ({options.prog} --help lists the options)")
+
+            def format_help(self, formatter: Any = None) -> str:
+                return "".join([super().format_help(formatter), *options._hyperparameters()])
 
         usage = " ".join([self.prog, *(name.upper() for name in positional), "[options]"])
         self.parser = Parser(
@@ -108,6 +113,9 @@ class Options:
         self._add_groups({*positional, *hidden, *first})
         general: list[Any] = self.parser._action_groups  # type: ignore[assignment]
         general.append(general.pop(1))  # --help and --config come last
+        for action in self.parser._actions:
+            if action.dest.endswith(".help"):  # of --model; hyperparameters are listed below
+                action.help = SUPPRESS
         self.flags = {f"--{a.dest}" for a in self.parser._actions if getattr(a, "_typehint", None) is bool}
 
     def _add_groups(self, skip: set[str]) -> None:
@@ -124,7 +132,8 @@ class Options:
         """Add the parameters and fields of these names to a group of options."""
         names = set(signature(self.function).parameters)
         if wanted & names:
-            group.add_function_arguments(self.function, as_group=False, as_positional=False, skip=names - wanted)
+            skip = names - wanted  # a user's family may have parameters without a type
+            group.add_function_arguments(self.function, as_group=False, skip=skip, fail_untyped=False)
         for cls in self.groups.values():
             fields = set(signature(cls).parameters)
             if wanted & fields:
@@ -137,14 +146,31 @@ class Options:
             UsageError: an option is unknown or has a wrong value.
             ConfigError: a setting cannot work.
         """
+        self._arguments = _spelled(arguments, self.flags)
         try:
-            options = vars(self.parser.parse_args(_spelled(arguments, self.flags)))
+            options = vars(self.parser.parse_args(self._arguments))
         except (RecursionError, UnicodeDecodeError) as error:
             raise UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
+        except ValueError as error:  # of a class whose parameters jsonargparse cannot handle
+            raise UsageError(f"{self.prog}: {first_line(error)}") from error
         del options["config"]
         for name, cls in self.groups.items():
             options[name] = cls(**{field: options.pop(field) for field in signature(cls).parameters})
         return options
+
+    def _hyperparameters(self) -> Iterator[str]:
+        """Help for the hyperparameters of the family that --model names, else of the default one."""
+        default = signature(self.function).parameters.get("model")
+        if default is None or "model" not in {action.dest for action in self.parser._actions}:
+            return
+        given = [value for name, value in zip(self._arguments, self._arguments[1:], strict=False) if name == "--model"]
+        name = given[-1].removeprefix("evae.") if given else default.default.__name__
+        family = import_object(name, "model") if "." in name else _families().get(name)
+        if family is not None:
+            parser = ArgumentParser(usage=SUPPRESS, formatter_class=_Formatter, add_help=False)
+            group = parser.add_argument_group(f"hyperparameters of {family.__name__}")
+            group.add_class_arguments(family, "model", as_group=False, skip={"image_shape"})
+            yield "\n" + parser.format_help().lstrip()
 
     def _sentence(self, report: str) -> str:
         """What jsonargparse reports over several nested lines, as one sentence: that of the innermost."""
@@ -169,10 +195,10 @@ class Options:
         return f"{dashed('--' + option)}: {statement}" if option else statement
 
 
-def _families() -> Collection[str]:
+def _families() -> dict[str, Any]:
     from evae.models.catalogue import families
 
-    return families()
+    return dict(families())
 
 
 def _spelled(arguments: list[str], flags: set[str]) -> list[str]:

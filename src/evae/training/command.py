@@ -17,12 +17,7 @@ from evae.console import console
 from evae.data import ImageOptions, Images, Store, absolute, open_store, to_float
 from evae.data.store import check_transform
 from evae.errors import ConfigError, DataError
-from evae.models import EVAE, VAE
-
-try:
-    from evae.models import check_buildable
-except ImportError:
-    check_buildable = lambda *a: None
+from evae.models import EVAE, VAE, ImageShape, check_buildable
 from evae.numerics import seeded
 from evae.runs import Progress, RunFolder
 from evae.settings import flat
@@ -33,8 +28,6 @@ from evae.training.preemption import signals_as_exceptions
 from evae.training.ranks import StoppedElsewhereError
 from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
 from evae.training.sharding import check_shardable
-
-ImageShape = tuple[int, int, int]
 
 _CHOSEN_BY_HOLDOUT = (
     "the best epoch (and --patience) is chosen by the hold-out images, which evae evaluate measures, too; "
@@ -92,9 +85,7 @@ def train(
         store = store.split_validation(recipe.validation, recipe.seed)
         network = _build(model, store, settings)
         config = _resolved(data, folder, network, store, settings)
-        getattr(network, "prepare", lambda draw, n: network.initialise(draw))(
-            partial(_drawn, store.train, recipe.seed), recipe.batch_size
-        )
+        network.prepare(partial(_drawn, store.train, recipe.seed), recipe.batch_size)
         if compute.sync_batchnorm and compute.processes > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         progress = _run(fabric, network, store, folder, config, settings, deadline)
@@ -191,7 +182,7 @@ def _resolved(data: str, folder: RunFolder, network: VAE, store: Store, settings
     plain = {name: value for group in asdict(settings).values() for name, value in group.items()}
     del plain["resume"], plain["overwrite"]
     plain |= {"image_size": store.transform["size"], "crop": store.transform["crop"]}
-    model = {"class_path": getattr(network, "class_path", "evae." + type(network).__name__), "init_args": arguments}
+    model = {"class_path": network.class_path, "init_args": arguments}
     return {"data": absolute(data), "out": str(folder), "model": model, **plain}
 
 
