@@ -195,7 +195,8 @@ def _build(family: type[T], config: dict[str, Any], overrides: dict[str, Any], m
                 check_named(name, value)
                 if name in ("encoder", "decoder") and value is not None and not is_local:
                     raise ConfigError(f"{value!r} is code outside of evae; pass it: from_pretrained(..., {name}=...)")
-        return family(**(config | overrides))
+        with torch.random.fork_rng(devices=[]):  # for the initial weights, which are replaced
+            return family(**(config | overrides))
     except Exception as error:  # anyone's model
         raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({first_line(error)})") from error
 

@@ -27,7 +27,7 @@ from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.sections import Context, Options
 from evae.models.pretrained import CONFIG, WEIGHTS
 from evae.models.vae import Latents
-from evae.numerics import resolve_device, seeded
+from evae.numerics import resolve_device
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images
 from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
@@ -88,8 +88,7 @@ def evaluate(
             checks.whole_number(name, value)
     checks.one_of("latents", latents, get_args(Latents))
     run, where = RunFolder(run_folder), resolve_device(device)
-    with seeded(seed):  # a new model draws its first weights
-        model = run.model().to(where)
+    model = run.model().to(where)
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
     options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes)

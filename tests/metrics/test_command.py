@@ -5,7 +5,6 @@ import math
 import shutil
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from evae import EVAE, HVAE, VAE, WAE, GaussianVAE, evaluate, open_store, train
 from evae.data import to_float
 from evae.distributions import PointMass
 from evae.errors import ConfigError, DataError
-from evae.metrics.evaluate import results_table
+from evae.metrics import command
+from evae.metrics.command import results_table
 from evae.metrics.image import METRICS, binary_cross_entropy, mean_squared_error
 from evae.metrics.latents import LATENTS, posterior_spread
 from evae.metrics.probes import PROBES
@@ -27,7 +27,6 @@ from evae.metrics.sections import Context, Measured, Measurement, Options, mean_
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation, read_evaluation
 
-module = import_module("evae.metrics.evaluate")  # the package has a function of that name
 SETTINGS = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu"}
 
 
@@ -210,9 +209,9 @@ class TestEvaluate:
     @pytest.mark.filterwarnings("ignore")
     def test_own_code_is_measured_each_time(self, run, monkeypatch):
         options = {"features": f"{__name__}:features", "samples": 30, "show": False}
-        calls, measured = [], module.DISTANCES.measure
-        again = replace(module.DISTANCES, measure=lambda *args: (calls.append(1), measured(*args))[1])
-        monkeypatch.setattr(module, "MEASUREMENTS", (again,))
+        calls, measured = [], command.DISTANCES.measure
+        again = replace(command.DISTANCES, measure=lambda *args: (calls.append(1), measured(*args))[1])
+        monkeypatch.setattr(command, "MEASUREMENTS", (again,))
         first, second = evaluate(run, **options), evaluate(run, **options)
         assert len(calls) == 2
         assert first["sections"]["distances"]["numbers"] == second["sections"]["distances"]["numbers"]
@@ -348,7 +347,7 @@ def test_a_section_of_ones_own(run, monkeypatch, capsys):
         values = torch.cat([images.flatten(1).std(1) for images, _ in context.batches("contrast")])
         return Measured([mean_of("contrast", values, "higher")], per_image={"contrast": values})
 
-    monkeypatch.setattr(module, "MEASUREMENTS", (*module.MEASUREMENTS, Measurement("contrast", contrast)))
+    monkeypatch.setattr(command, "MEASUREMENTS", (*command.MEASUREMENTS, Measurement("contrast", contrast)))
     result = evaluate(run)
     assert "contrast" in capsys.readouterr().out
     (number,) = result["sections"]["contrast"]["numbers"]
