@@ -54,7 +54,8 @@ class TestFiles:
         assert notes[0] == "±: standard error over images, not over repeated training."
         assert notes[1] == (
             "Bold: better than every other row. Two-sided tests: z-test with combined standard errors (bce); "
-            "Holm's correction over 1 metrics, family-wise error rate 5%.\n"
+            "Holm's correction over all of these, family-wise error rate 5%. Tests over images compare these weights, not "
+            "other seeds.\n"
         )
         lines = (tmp_path / "out" / "table.tex").read_text().splitlines()
         assert lines[0] == r"\begin{tabular}{llrrrr}"
@@ -173,7 +174,7 @@ class TestPage:
         folders = [copied / name for name in ("EVAE", "GaussianVAE", "WAE")]
         page = Page(compare(folders, tmp_path / "out") / "comparison.html")
         assert len(page.bold) == 1
-        assert "Two-sided tests: paired t-test over images (bce); Holm's correction over 1 metrics" in page.text
+        assert "Two-sided tests: paired t-test over images (bce); Holm's correction over all of these" in page.text
         (copied / "WAE" / "evaluation.safetensors").unlink()
         page = Page(compare(folders, tmp_path / "out") / "comparison.html")
         assert page.bold == []
@@ -286,6 +287,14 @@ class TestSeeds:
             compare([*seeds(EVAE=[1, 1.2]), measured(copied / "WAE", bce=(5, 0.1))], tmp_path) / "comparison.html"
         )
         assert page.bold == []  # without values per image, one run says nothing of other seeds
+
+    def test_a_metric_that_some_seeds_lack(self, seeds, tmp_path, undrawn):
+        """It is in table.csv alone."""
+        folders = seeds(EVAE=[1, 1.2])
+        measured(folders[0], bce=(1, 9), mse=(3, 1))
+        compare(folders, tmp_path / "out")
+        assert "mse" not in (tmp_path / "out" / "table.md").read_text()
+        assert "mse" in (tmp_path / "out" / "table.csv").read_text()
 
     def test_copies_are_no_seeds(self, seeds, tmp_path, undrawn):
         (first, second) = seeds(EVAE=[1, 1.2])

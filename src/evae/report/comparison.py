@@ -57,10 +57,12 @@ class _Row:
     runs: Sequence[_Run]
 
     def result(self, metric: str) -> Result | None:
-        evaluations = [run.evaluation for run in self.runs]
-        numbers = [number for number in (e.number(metric) for e in evaluations) if number is not None]
-        images = [values for values in (e.per_image(metric) for e in evaluations) if values is not None]
-        return Result(numbers, np.mean(images, axis=0) if len(images) == len(self.runs) else None) if numbers else None
+        """Of a metric that all its runs have."""
+        numbers = [n for n in (run.evaluation.number(metric) for run in self.runs) if n is not None]
+        images = [v for v in (run.evaluation.per_image(metric) for run in self.runs) if v is not None]
+        if len(numbers) < len(self.runs):
+            return None
+        return Result(numbers, np.mean(images, axis=0) if len(images) == len(numbers) else None)
 
 
 def compare(run_folders: list[Path], out: Path | None = None, device: str = "auto", seed: int = 0) -> Path:
@@ -199,6 +201,7 @@ def _table(rows: Sequence[_Row]) -> tuple[Grid, list[str]]:
     """The table with the best numbers in bold, and the notes below it."""
     runs = [run for row in rows for run in row.runs]
     results = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
+    results = {metric: r for metric, r in results.items() if any(r)}
     differently = disagreement({run.name: run.evaluation for run in runs})
     reasons = incomparable([run.evaluation for run in runs], [run.likelihood for run in runs])
     ranked = {metric: best(r) for metric, r in results.items() if not differently and metric not in reasons}
@@ -225,8 +228,8 @@ def _how_ranked(
     if tests:
         told = "; ".join(f"{test} ({', '.join(metrics)})" for test, metrics in tests.items())
         notes.append(
-            f"Bold: better than every other row. Two-sided tests: {told}; Holm's correction over {len(verdicts)} "
-            f"metrics, family-wise error rate {LEVEL:.0%}."
+            f"Bold: better than every other row. Two-sided tests: {told}; Holm's correction over all of these, "
+            f"family-wise error rate {LEVEL:.0%}. Tests over images compare these weights, not other seeds."
         )
     if close := [m for m in verdicts if any(r and r.numbers[0].better == "reference" for r in results[m])]:
         notes.append(f"{', '.join(close)}: best is closest to the value of the original images.")
