@@ -54,8 +54,8 @@ class TestFiles:
         assert notes[0] == "±: standard error over images, not over repeated training."
         assert notes[1] == (
             "Bold: better than every other row. Two-sided tests: z-test with combined standard errors (bce); "
-            "Holm's correction over all of these, family-wise error rate 5%. Tests over images compare these weights, not "
-            "other seeds.\n"
+            "Holm's correction over all of these, family-wise error rate 5%. Tests over images compare these "
+            "weights, not other seeds.\n"
         )
         lines = (tmp_path / "out" / "table.tex").read_text().splitlines()
         assert lines[0] == r"\begin{tabular}{llrrrr}"
