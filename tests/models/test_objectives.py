@@ -181,9 +181,9 @@ class TestVampVAE:
         model = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3)
         images = torch.rand(5, *SMALL)
         z = torch.randn(4, 2)
-        _, prior = model.eval().prior.beside(images)
+        _, prior = model.eval().prior.encode_jointly(images)
         torch.testing.assert_close(prior.log_prob(z), model.prior().log_prob(z))
-        q, prior = model.train().prior.beside(images)
+        q, prior = model.train().prior.encode_jointly(images)
         together = model.posterior(torch.cat([images, model.prior.pseudo_inputs]))
         torch.testing.assert_close(torch.cat([q.mean, prior.component_distribution.mean]), together.mean)
 

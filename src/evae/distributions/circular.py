@@ -93,10 +93,10 @@ def _by_quadrature(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
     angle = low + (high - low) * x
     log_density = _log_density(angle, concentration, dim) + weights.log()
     log_integral = torch.logsumexp(log_density, 0)
-    share = (log_density - log_integral).exp()
+    mass = (log_density - log_integral).exp()
     height = _height(angle)
-    mean_height = (share * height).sum(0)
-    variance = (share * (height - mean_height).square()).sum(0)
+    mean_height = (mass * height).sum(0)
+    variance = (mass * (height - mean_height).square()).sum(0)
     log_uniform = math.log(math.pi) / 2 + math.lgamma((dim - 1) / 2) - math.lgamma(dim / 2)
     log_z = concentration + log_integral + (high - low).log() - log_uniform
     return log_z, 1 - mean_height, mean_height, variance

@@ -109,7 +109,7 @@ def _entropy_by_quadrature(kernel: type[Kernel], prior: Prior, ratio: float) -> 
     """h(ρ) = -2 ∫ q ln q over positive z, for spread 1."""
     one, width = torch.ones((), dtype=torch.float64), torch.tensor(ratio, dtype=torch.float64)
     z, weights = posterior_panels(kernel, prior == "uniform", width, one)
-    z, weights = z[weights > 0], weights[weights > 0]  # half of them stand in panels of no width
+    z, weights = z[weights > 0], weights[weights > 0]  # half of the panels have no width
     smoothed = smoothed_by_uniform if prior == "uniform" else smoothed_by_normal
     log_q = smoothed(kernel, z, width, one)
     return 2 * float((torch.where(log_q > -700, -log_q * log_q.exp(), 0.0) * weights).sum())

@@ -255,7 +255,7 @@ def draw_height(concentration: Tensor, dim: int) -> Tensor:
 def propose_height(concentration: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """One round of Wood's (1994) rejection: a proposal of 1 - cos θ for each concentration, and whether it is taken.
 
-    His b, x₀ and W, in terms of what is left to 1, which float64 would lose for large κ.
+    His b, x₀ and W, in terms of 1 - x₀ and 1 - W, which float64 would lose for large κ.
     """
     d = dim - 1
     b = d / (2 * concentration + torch.hypot(2 * concentration, torch.full_like(concentration, d)))

@@ -43,7 +43,7 @@ class Kernel(Distribution):
     standard_variance: ClassVar[float]
     standard_roughness: ClassVar[float]  # ∫ k²
     standard_entropy: ClassVar[float]  # -∫ k ln k, in nats
-    # ∫ k over any interval inside [-1, 1] is exact to rounding with so many Gauss–Legendre nodes; kernels with
+    # ∫ k over any interval inside [-1, 1] is exact to rounding with this many Gauss–Legendre nodes; kernels with
     # a kink at 0 need them on each side of it.
     quadrature_nodes: ClassVar[int] = 16
     kink_at_zero: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from evae.distributions.kernel import Kernel
 from evae.distributions.kernels import GaussianKernel
 from evae.distributions.quadrature import legendre
 
-# Beside a peak e^0, terms below e^-_NEGLIGIBLE/2 = 4e-18 do not count; 64 nodes resolve the rest to 1e-12.
+# Relative to a peak of e^0, terms below e^-_NEGLIGIBLE/2 = 4e-18 do not count; 64 nodes resolve the rest to 1e-12.
 _NEGLIGIBLE = 80.0
 _NODES = 64
 
@@ -77,7 +77,7 @@ def _unbounded_by_uniform(kernel: type[Kernel], distance: Tensor, width: Tensor,
         parts.append(kernel._log_density(x) + (part.unsqueeze(-1) * weights).clamp(min=1e-300).log())
     by_quadrature = torch.logsumexp(torch.cat(parts, -1), -1)
     tail = kernel._log_cumulative(-lower)
-    # 100 beyond the centre, or below the tail, nothing is left of it; derivatives far out there are lost to overflow.
+    # 100 beyond the centre, or below the tail, the density is negligible; its derivatives would overflow farther out.
     step = torch.minimum(ratio.clamp(min=1), 100 + (-lower).clamp(min=0))
     beyond = kernel._log_cumulative(-lower - step)
     by_tails = tail + torch.log1p(-(beyond - tail).exp())
@@ -109,8 +109,8 @@ def _bounded_by_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, si
 def _unbounded_by_normal(kernel: type[Kernel], distance: Tensor, width: Tensor, sigma: Tensor) -> Tensor:
     r"""The same integral for kernels with tails like exp(-|x|), on either side of their centre s = distance/σ.
 
-    Beside φ(s) the kernel is exp(∓λ s) there, λ = σ/w; both together are exp of a parabola, whose peak and
-    reach say where the integrand counts.
+    The integrand is φ(s) times about exp(∓λ s), λ = σ/w: exp of a parabola, whose peak and reach say where it is not
+    negligible.
     """
     centre, slope = distance / sigma, sigma / width
     peak = torch.minimum(slope, centre)  # on the near side, s < centre

@@ -141,7 +141,7 @@ class VampElbo(Objective):
         """The terms of images (N, C, H, W), with one posterior sample for each of the two."""
         model.check_images(images)
         assert isinstance(model.prior, VampPrior)
-        q, prior = model.prior.beside(images)
+        q, prior = model.prior.encode_jointly(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = monte_carlo_kl(q, prior)
         return Terms(reconstruction, divergence, (reconstruction + divergence_weight * self.weight * divergence).mean())

@@ -85,7 +85,7 @@ class VampPrior(nn.Module):
         with evaluation_mode(encoder):
             return self._mixture(encoder(self.pseudo_inputs.clamp(0, 1)))
 
-    def beside(self, images: Tensor) -> tuple[Distribution, Distribution]:
+    def encode_jointly(self, images: Tensor) -> tuple[Distribution, Distribution]:
         """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""
         (encoder,) = self._encoder
         normal = cast(Normal, coordinates(encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)]))))
