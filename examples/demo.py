@@ -12,7 +12,7 @@ from rich.console import Console
 from evae import EVAE, GaussianVAE, evaluate, figures, load_model, open_store, sample, train
 from evae.data import to_float
 from evae.metrics import results_table
-from evae.report import charts
+from evae.reporting import charts
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from evae.models import PowerSphericalVAE as PowerSphericalVAE
     from evae.models import Terms as Terms
     from evae.models import VampVAE as VampVAE
-    from evae.report import compare as compare
-    from evae.report import report as report
+    from evae.reporting import compare as compare
+    from evae.reporting import report as report
     from evae.training import train as train
 
 _HOMES = {
@@ -40,7 +40,7 @@ _HOMES = {
     "inference": "encode load_model reconstruct sample",
     "metrics": "evaluate",
     "models": "EVAE HVAE IWAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
-    "report": "compare report",
+    "reporting": "compare report",
     "training": "train",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -307,7 +307,7 @@ def test_figures_that_cannot_be_drawn_do_not_end_a_run(options, tmp_path, monkey
     def fail(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("evae.report.training_figures.draw_training", fail)
+    monkeypatch.setattr("evae.reporting.training_figures.draw_training", fail)
     out = train(out=tmp_path / "run", **options | {"epochs": 1})
     assert "could not be drawn" in capsys.readouterr().err
     assert len(RunFolder(out).epochs()) == 1
@@ -367,12 +367,11 @@ def test_an_optimizer_is_saved_in_the_same_order_whatever_order_it_was_read_in()
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    first = checkpoints.OptimizerState.of(optimizer)
-    keys = list(first.tensors)
-    for order in (reversed(keys), keys[5:] + keys[:5]):
-        state = checkpoints._unflatten_optimizer({key: first.tensors[key] for key in order}, first.settings)
-        optimizer.load_state_dict(state)
-        assert list(checkpoints.OptimizerState.of(optimizer).tensors) == keys
+    names = list(checkpoints.optimizer_state(optimizer)[0])
+    state = optimizer.state_dict()
+    for order in ([5, 3, 1, 0, 2, 4, *range(6, 12)], range(11, -1, -1)):
+        optimizer.load_state_dict(state | {"state": {i: dict(reversed(state["state"][i].items())) for i in order}})
+        assert list(checkpoints.optimizer_state(optimizer)[0]) == names
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(options, tmp_path, monkeypatch):
@@ -430,7 +429,7 @@ def test_sigterm_from_outside(blobs, tmp_path):
         rest = process.stderr.read()
     assert process.returncode == 75
     assert "interrupted by SIGTERM; step" in rest
-    state = checkpoints._read_state_file(tmp_path / "run" / "checkpoints" / "last")
+    state = checkpoints._read_state(tmp_path / "run" / "checkpoints" / "last")
     assert state["progress"]["step"] >= 12
 
 

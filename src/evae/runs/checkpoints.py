@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,30 +28,22 @@ from evae.errors import RunError, first_line
 from evae.files import remove, replace, sync_folder, write_atomically
 from evae.models import VAE
 from evae.models.pretrained import state_tensors
-from evae.runs.folder import CHECKPOINTS, Progress, RunFolder
+from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS, Progress, RunFolder
 
 _STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
+OptimizerState = tuple[dict[str, Tensor], dict[str, Any]]  # full tensors by name ("3.exp_avg"), and plain settings
 
-@dataclass(frozen=True)
-class OptimizerState:
-    """Whole tensors on the CPU by parameter and name ("3.exp_avg"), and plain settings."""
 
-    tensors: dict[str, Tensor]
-    settings: dict[str, Any]
+def optimizer_state(optimizer: Optimizer) -> OptimizerState:
+    """The optimizer's full state on the CPU; a collective call under FSDP.
 
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> "OptimizerState":
-        """The optimizer's full state; a collective call under FSDP.
-
-        Names are sorted so that all ranks gather in the same order: after loading, the state's order is arbitrary.
-        """
-        state = optimizer.state_dict()
-        tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
-        return cls(
-            {name: full_tensor(value).detach().cpu().contiguous() for name, value in sorted(tensors.items())},
-            {"param_groups": state["param_groups"]},
-        )
+    Names are sorted so that all ranks gather in the same order: after loading, the state's order is arbitrary.
+    """
+    state = optimizer.state_dict()
+    tensors = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    full = {name: full_tensor(value).detach().cpu().contiguous() for name, value in sorted(tensors.items())}
+    return full, {"param_groups": state["param_groups"]}
 
 
 def save(
@@ -61,7 +53,7 @@ def save(
 
     Args:
         run: its folder.
-        model, optimizer, progress: what training goes on from.
+        model, optimizer, progress: what training continues from.
         average: of the model's weights, where there is one; it is the model that is saved then.
 
     Raises:
@@ -71,8 +63,7 @@ def save(
     last, previous = checkpoints / "last", checkpoints / "previous"
     try:
         checkpoints.mkdir(exist_ok=True)
-        for leftover in checkpoints.glob("*.tmp"):
-            shutil.rmtree(leftover)
+        _remove_leftovers(checkpoints)
         temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
         _write_state(temporary, model, optimizer, progress, average)
         if last.exists():
@@ -81,16 +72,19 @@ def save(
         replace(temporary, last)
         _put_model(run, model if average is None else average.module)
     except (OSError, RunError) as error:
-        for leftover in checkpoints.glob("*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(checkpoints)
         kept = "; the checkpoint before it is kept and --resume auto continues from it" if last.exists() else ""
         raise RunError(f"no checkpoint of step {progress.step}: {_reason(error)}{kept}") from error
 
 
+def _remove_leftovers(checkpoints: Path) -> None:
+    for leftover in checkpoints.glob("*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def _reason(error: OSError | RunError) -> str:
-    if isinstance(error, RunError):
-        return str(error)
-    return f"{error.filename or 'it'} could not be written ({error.strerror or error})"
+    unwritten = f"{getattr(error, 'filename', None) or 'it'} could not be written"
+    return str(error) if isinstance(error, RunError) else f"{unwritten} ({error.strerror or error})"
 
 
 def load(
@@ -135,24 +129,19 @@ def load(
 def _write_state(
     checkpoint: Path, model: nn.Module, optimizer: OptimizerState, progress: Progress, average: nn.Module | None
 ) -> None:
-    contents = {_MODEL: save_tensors(state_tensors(model)), _OPTIMIZER: save_tensors(optimizer.tensors)}
+    contents = {_MODEL: save_tensors(state_tensors(model)), _OPTIMIZER: save_tensors(optimizer[0])}
     if average is not None:
         contents[_AVERAGE] = save_tensors(state_tensors(average))
-    state = {
-        "version": 1,
-        "progress": asdict(progress),
-        "optimizer": optimizer.settings,
-        "digests": {name: _digest(content) for name, content in contents.items()},
-    }
     for name, content in contents.items():
         write_atomically(checkpoint / name, content)
-    body = json.dumps(state)
+    digests = {name: _digest(content) for name, content in contents.items()}
+    body = json.dumps({"version": 1, "progress": asdict(progress), "optimizer": optimizer[1], "digests": digests})
     write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
 
 
 def _read_files(checkpoint: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The state and the contents of its files, each found to be what was written."""
-    state = _read_state_file(checkpoint)
+    state = _read_state(checkpoint)
     contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
     for name, content in contents.items():
         if _digest(content) != state["digests"][name]:
@@ -160,23 +149,7 @@ def _read_files(checkpoint: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return state, contents
 
 
-def _load_state(
-    state: dict[str, Any], contents: dict[str, bytes], model: nn.Module, optimizer: Optimizer, average: nn.Module | None
-) -> None:
-    own = model.state_dict()
-    weights = load_tensors(contents[_MODEL])
-    model.load_state_dict({k: distributed_like(v, own[k]) if k in own else v for k, v in weights.items()})
-    optimizer.load_state_dict(_unflatten_optimizer(load_tensors(contents[_OPTIMIZER]), state["optimizer"]))
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            # Fused optimizers want moments in the order in memory of their weights.
-            if name != "step" and value.shape == parameter.shape:
-                moments[name] = distributed_like(value, parameter)
-    if average is not None:
-        average.load_state_dict(load_tensors(contents[_AVERAGE]))
-
-
-def _read_state_file(checkpoint: Path) -> dict[str, Any]:
+def _read_state(checkpoint: Path) -> dict[str, Any]:
     sealed = json.loads((checkpoint / _STATE).read_text())
     if _digest(sealed["state"].encode()) != sealed["digest"]:
         raise ValueError(f"{_STATE} is not what was written")
@@ -186,21 +159,33 @@ def _read_state_file(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def _load_state(
+    state: dict[str, Any], contents: dict[str, bytes], model: nn.Module, optimizer: Optimizer, average: nn.Module | None
+) -> None:
+    own = model.state_dict()
+    weights = load_tensors(contents[_MODEL])
+    model.load_state_dict({k: distributed_like(v, own[k]) if k in own else v for k, v in weights.items()})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_tensors(contents[_OPTIMIZER]).items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, **state["optimizer"]})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # Fused optimizers want moments in the order in memory of their weights.
+            if name != "step" and value.shape == parameter.shape:
+                values[name] = distributed_like(value, parameter)
+    if average is not None:
+        average.load_state_dict(load_tensors(contents[_AVERAGE]))
+
+
 def trained_images(run: RunFolder) -> str | None:
     """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
     try:
-        images: str = _read_state_file(run.path / CHECKPOINTS / "last")["progress"]["images"]
+        images: str = _read_state(run.path / CHECKPOINTS / "last")["progress"]["images"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return images
-
-
-def _unflatten_optimizer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, **settings}
 
 
 def _digest(content: bytes) -> str:
@@ -242,13 +227,28 @@ def save_best(run: RunFolder, model: nn.Module) -> None:
     best = run.path / CHECKPOINTS / "best"
     with _named_failure():
         best.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(suffix=".tmp", dir=best.parent) as temporary:
-            complete = Path(temporary) / "best"
-            complete.mkdir()
-            _save_pretrained(model, complete)
-            run.copy_record(complete)
+        with _saved(model, best.parent) as complete:
+            for name in (CONFIG, METRICS):
+                shutil.copyfile(run.path / name, complete / name)
             remove(best)
             replace(complete, best)
+
+
+def _put_model(run: RunFolder, model: nn.Module) -> None:
+    """save_pretrained, each file moved to its place when complete."""
+    with _saved(model, run.path / CHECKPOINTS) as complete:
+        for file in complete.iterdir():
+            os.replace(file, run.path / file.name)
+    sync_folder(run.path)
+
+
+@contextmanager
+def _saved(model: nn.Module, folder: Path) -> Iterator[Path]:
+    """A temporary folder in ``folder`` with the model in it."""
+    assert isinstance(model, VAE)
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder) as temporary:
+        model.save_pretrained(complete := Path(temporary) / "model")
+        yield complete
 
 
 @contextmanager
@@ -257,17 +257,3 @@ def _named_failure() -> Iterator[None]:
         yield
     except (OSError, RunError) as error:
         raise RunError(f"{_reason(error)}; what was saved before it is kept") from error
-
-
-def _put_model(run: RunFolder, model: nn.Module) -> None:
-    """save_pretrained, each file moved to its place when complete."""
-    with tempfile.TemporaryDirectory(suffix=".tmp", dir=run.path / CHECKPOINTS) as temporary:
-        _save_pretrained(model, Path(temporary))
-        for file in Path(temporary).iterdir():
-            os.replace(file, run.path / file.name)
-    sync_folder(run.path)
-
-
-def _save_pretrained(model: nn.Module, folder: Path) -> None:
-    assert isinstance(model, VAE)
-    model.save_pretrained(folder)

@@ -12,7 +12,6 @@ What training needs to go on is written by ``checkpoints.py``.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -231,11 +230,6 @@ class RunFolder:
             path.write_text("".join(json.dumps(line) + "\n" for line in self.metrics()))
         else:
             os.truncate(path, progress.metrics_bytes)
-
-    def copy_record(self, target: Path) -> None:
-        """Copy config.yaml and metrics.jsonl to another folder, which then is a run folder in its own right."""
-        for name in (CONFIG, METRICS):
-            shutil.copyfile(self.path / name, target / name)
 
 
 def _is_content(path: Path) -> bool:

@@ -53,7 +53,7 @@ class RunWriter:
     def save(self, trainer: Trainer, progress: Progress) -> None:
         """Write checkpoints/last and the model; a collective call."""
         trainer.sync_full_copy()
-        optimizer = checkpoints.OptimizerState.of(trainer.optimizer)
+        optimizer = checkpoints.optimizer_state(trainer.optimizer)
         save = partial(checkpoints.save, self.run, trainer.full_copy, optimizer, progress, trainer.average)
         on_rank_zero(self.fabric, save)
 
@@ -87,7 +87,7 @@ class RunWriter:
         if not self.fabric.is_global_zero or not (final or time.monotonic() - self._drawn > _FIGURE_SECONDS):
             return
         try:
-            from evae.report.training_figures import draw_training
+            from evae.reporting.training_figures import draw_training
 
             with self.fabric.autocast():
                 draw_training(self.run, trainer.result.eval(), images)

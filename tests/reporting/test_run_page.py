@@ -15,13 +15,13 @@ from evae import EVAE, HVAE, WAE, evaluate, load_model
 from evae.cli import main
 from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
-from evae.report.charts import points
-from evae.report.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
-from evae.report.run_page import report, spelled_out
+from evae.reporting.charts import points
+from evae.reporting.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
+from evae.reporting.run_page import report, spelled_out
 from evae.runs import RunFolder
 from evae.runs.evaluation import Number, Section, write_evaluation
-from tests.report.html_pages import CHROMIUM, Page, browse
-from tests.report.records import evaluation
+from tests.reporting.html_pages import CHROMIUM, Page, browse
+from tests.reporting.records import evaluation
 from tests.small import trained
 
 DISTANCES = Section(

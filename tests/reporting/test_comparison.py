@@ -13,12 +13,12 @@ import yaml
 
 from evae import EVAE, WAE, GaussianVAE, evaluate, train
 from evae.errors import ConfigError, RunError
-from evae.report import charts
-from evae.report.comparison import compare
-from evae.report.tables import Cell, Grid, latex, markdown
+from evae.reporting import charts
+from evae.reporting.comparison import compare
+from evae.reporting.tables import Cell, Grid, latex, markdown
 from evae.runs.evaluation import Section
-from tests.report.html_pages import CHROMIUM, Page, browse
-from tests.report.records import change, measured, number
+from tests.reporting.html_pages import CHROMIUM, Page, browse
+from tests.reporting.records import change, measured, number
 from tests.small import trained
 
 

@@ -17,12 +17,12 @@ from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
 from evae.numerics import resolve_device, seeded
-from evae.report import charts, pages
-from evae.report.charts import Curve, Panel
-from evae.report.exploration import originals
-from evae.report.pages import Figure
-from evae.report.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
-from evae.report.tables import Cell, Grid, latex, markdown, print_grid
+from evae.reporting import charts, pages
+from evae.reporting.charts import Curve, Panel
+from evae.reporting.exploration import originals
+from evae.reporting.pages import Figure
+from evae.reporting.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
+from evae.reporting.tables import Cell, Grid, latex, markdown, print_grid
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation, read_evaluation
 from evae.runs.images import own_images

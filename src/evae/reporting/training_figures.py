@@ -6,7 +6,7 @@ from evae import figures
 from evae.data import ImageSet, to_float
 from evae.files import write_atomically
 from evae.models import VAE
-from evae.report import charts
+from evae.reporting import charts
 from evae.runs import RunFolder
 
 _SHOWN = 12  # hold-out images

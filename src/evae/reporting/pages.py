@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evae.report.charts import Picture
+from evae.reporting.charts import Picture
 
 
 class Figure(NamedTuple):
@@ -20,7 +20,7 @@ class Figure(NamedTuple):
 @cache
 def environment() -> Environment:
     """The templates, which escape every text."""
-    loader = PackageLoader("evae.report")
+    loader = PackageLoader("evae.reporting")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

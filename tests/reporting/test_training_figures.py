@@ -8,8 +8,8 @@ from PIL import Image
 
 from evae import EVAE, load_model, open_store
 from evae.errors import RunError
-from evae.report import charts
-from evae.report.training_figures import draw_training
+from evae.reporting import charts
+from evae.reporting.training_figures import draw_training
 from evae.runs import RunFolder
 from tests.small import trained
 

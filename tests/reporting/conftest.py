@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evae.report import charts
+from evae.reporting import charts
 
 
 @pytest.fixture

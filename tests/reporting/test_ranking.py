@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evae.report.ranking import Result, best, disagreement, incomparable, significant
+from evae.reporting.ranking import Result, best, disagreement, incomparable, significant
 from evae.runs.evaluation import Number, Section
-from tests.report.records import evaluation, number
+from tests.reporting.records import evaluation, number
 
 
 def result(metric, *values, images=None, better=None, reference=None):

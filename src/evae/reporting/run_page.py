@@ -15,10 +15,10 @@ from evae.errors import RunError
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.numerics import resolve_device, seeded
-from evae.report import charts, pages
-from evae.report.exploration import Survey, by_error, interpolations, originals, survey, traversals
-from evae.report.pages import Figure
-from evae.report.tables import Cell, Grid
+from evae.reporting import charts, pages
+from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
+from evae.reporting.pages import Figure
+from evae.reporting.tables import Cell, Grid
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation, Section, read_evaluation
 from evae.runs.folder import CONFIG

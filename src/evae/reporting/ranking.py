@@ -104,7 +104,7 @@ def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
 
 
 def _p(difference: float, error: float, freedom: float) -> float:
-    from scipy.special import stdtr  # type: ignore[import-untyped]
+    from scipy.special import stdtr
 
     if not error > 0:
         return 0.0 if difference else 1.0
