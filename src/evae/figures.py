@@ -1,6 +1,5 @@
 """Grids of images; knows neither models nor runs."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from evae.files import write_atomically
+from evae.files import replacing
 
 _GAP = 2  # pixels between images of a grid
 
@@ -43,6 +42,16 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return grid
 
 
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image in the format of its suffix.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        image.save(temporary, Image.registered_extensions()[path.suffix.lower()])
+
+
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
     """Named rows of images (N, C, H, W), one below the other, as a PNG: originals above reconstructions, say.
 
@@ -60,6 +69,5 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         axis.set_xticks([], [])
         axis.set_yticks([], [])
         axis.spines[:].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    write_atomically(path, file.getvalue())
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -2,16 +2,24 @@
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evae.errors import RunError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place, make it durable and move it there; a failure leaves the old file as it was.
+    """Write a file whole; see ``replacing``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    Missing parent folders are created.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, to be written; afterwards it is made durable and takes the place of ``path``.
+
+    Missing parent folders are created. A failure leaves the old file as it was.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.
@@ -19,15 +27,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         replace(temporary, path)
     except OSError as error:
+        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def replace(source: Path, target: Path) -> None:

@@ -1,8 +1,7 @@
 """What a trained model is used for: samples, reconstructions of one's own images, latent codes."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import count as counted
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from evae.console import console
 from evae.data import ImageOptions, Images, Store, to_float
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.errors import DataError, RunError
+from evae.files import replacing
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
@@ -58,20 +58,17 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
     run = RunFolder(run_folder)
     model = run.model().to(resolve_device(device))
     path = Path(out) if out else run.path / "figures" / "samples.png"
-    with seeded(seed), _writing(path):
-        _write_samples((model.sample(n).cpu() for n in _sizes(count)), count, path)
+    sizes = (min(_BATCH, count - start) for start in range(0, count, _BATCH))
+    with seeded(seed):
+        _write_samples((model.sample(size).cpu() for size in sizes), count, path)
     console.print(f"{count} samples in {path}", soft_wrap=True)
     return path
-
-
-def _sizes(count: int) -> Iterator[int]:
-    yield from (min(_BATCH, count - start) for start in range(0, count, _BATCH))
 
 
 def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
     """To a grid, an array or a folder, as the path's suffix says; a batch at a time but for the grid."""
     if path.suffix == ".npy":
-        with _moved_into_place(path) as temporary:
+        with replacing(path) as temporary:
             array, start = None, 0
             for pixels in map(figures.to_uint8, images):
                 if array is None:
@@ -79,12 +76,10 @@ def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
                 array[start : start + len(pixels)] = pixels
                 start += len(pixels)
     elif path.suffix.lower() in SUFFIXES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figures.image_grid(torch.cat(list(images)), columns=round(count**0.5)).save(path)
+        figures.save_image(figures.image_grid(torch.cat(list(images)), columns=round(count**0.5)), path)
     else:
-        numbers = iter(range(count))
-        for batch in images:
-            _save_each(batch, [f"{next(numbers):06d}" for _ in batch], path)
+        for start, batch in zip(range(0, count, _BATCH), images, strict=True):
+            _save_each(batch, [f"{start + i:06d}" for i in range(len(batch))], path)
 
 
 def reconstruct(
@@ -114,7 +109,7 @@ def reconstruct(
     if overwritten := [file for file in files if file.resolve() in written]:
         raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
     compared: list[tuple[Tensor, Tensor]] = []
-    with seeded(seed), _writing(out):
+    with seeded(seed):
         for start in range(0, len(files), _BATCH):
             chunk = slice(start, start + _BATCH)
             originals = to_float(np.stack([_load(file, *model.image_shape[:2]) for file in files[chunk]]), model.device)
@@ -156,7 +151,7 @@ def encode(
     run, out = RunFolder(run_folder), Path(out)
     model = run.model().to(resolve_device(device))
     store = images_for(run, model, data, images)
-    with _writing(out), _moved_into_place(out) as temporary:
+    with replacing(out) as temporary:
         written = _write_codes(model, store, temporary)
     console.print(f"{written} latent codes in {out}", soft_wrap=True)
     return out
@@ -177,28 +172,6 @@ def _write_codes(model: VAE, store: Store, path: Path) -> int:
     assert writer is not None  # a store has images in both splits
     writer.close()
     return written
-
-
-@contextmanager
-def _moved_into_place(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Name the output where it cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def _latent_table(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
@@ -246,9 +219,8 @@ def _load(file: Path, channels: int, size: int) -> np.ndarray:
 
 
 def _save_each(images: Tensor, names: list[str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, pixels in zip(names, figures.to_uint8(images), strict=True):
-        figures.to_image(pixels).save(folder / f"{name}.png")
+        figures.save_image(figures.to_image(pixels), folder / f"{name}.png")
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -256,10 +228,7 @@ def _distinct(names: list[str]) -> list[str]:
     taken = {"comparison"}
     distinct = []
     for name in names:
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        taken.add(candidate)
-        distinct.append(candidate)
+        candidates = (f"{name}-{number}" if number > 1 else name for number in counted(1))
+        distinct.append(next(candidate for candidate in candidates if candidate not in taken))
+        taken.add(distinct[-1])
     return distinct
