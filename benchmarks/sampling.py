@@ -6,6 +6,9 @@ Calls alternate; medians over rounds are printed, as markdown tables.
 """
 
 import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.distributions import Independent, Normal
@@ -13,7 +16,18 @@ from torch.nn import functional
 
 from evae.distributions import PowerSpherical, SphericalEpanechnikov, VonMisesFisher
 from evae.distributions.hypersphere import propose_height
-from evae.kernel_study import median_seconds, sampling_calls
+from evae.kernel_study import sampling_calls
+
+
+def median_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Wall-clock times of calls made in turn, medians over the rounds after a first one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t[1:]) for name, t in times.items()}
 
 
 def kernels(draws: int, rounds: int, device: str) -> None:

@@ -1,9 +1,6 @@
 """evae kernels: constants, sampling speed, densities and divergences of the kernels."""
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.distributions import Normal, Uniform, kl_divergence
+from torch.utils.benchmark import Timer
 
 from evae import checks
 from evae.console import console
@@ -60,19 +58,8 @@ def kernels(
     Console().print(_table(draws))
 
 
-def median_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Wall-clock times of calls made in turn, medians over the rounds after a first one that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t[1:]) for name, t in times.items()}
-
-
 def sampling_calls(draws: int, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
-    """For every kernel a call that draws so many float32 numbers, after randn and rand to compare with."""
+    """For every kernel a call that draws ``draws`` float32 numbers, after randn and rand for comparison."""
     zero, one = torch.zeros((), device=device), torch.ones((), device=device)
     calls: dict[str, Callable[[], Tensor]] = {
         "randn": lambda: torch.randn(draws, device=device),
@@ -84,8 +71,8 @@ def sampling_calls(draws: int, device: str = "cpu") -> dict[str, Callable[[], Te
 
 
 def _table(draws: int) -> Table:
-    with _one_thread():
-        seconds = median_seconds(sampling_calls(draws), _ROUNDS)
+    timers = {name: Timer("f()", globals={"f": call}, num_threads=1) for name, call in sampling_calls(draws).items()}
+    seconds = {name: min(timer.timeit(1).median for _ in range(_ROUNDS)) for name, timer in timers.items()}
     table = Table(caption=f"standard kernels; cost of a draw in multiples of torch.randn ({draws:,}, one thread)")
     columns = ("kernel", "support", "variance", "∫k²", "efficiency", "entropy", "cost")
     for column in columns:
@@ -97,17 +84,6 @@ def _table(draws: int) -> Table:
         cost = f"{seconds[name] / seconds['randn']:.1f}"
         table.add_row(name, "[-1, 1]".replace("[", r"\[") if cls.bounded else "R", *(f"{x:.6f}" for x in numbers), cost)
     return table
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """With one thread ratios of times vary less."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _draw_densities(path: Path) -> None:
