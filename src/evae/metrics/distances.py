@@ -8,26 +8,25 @@ import math
 from typing import NamedTuple
 
 import torch
+from scipy.linalg import lapack
 from torch import Generator, Tensor
 
 _MAX_KEPT = 10_000  # features kept of a stream, for the distances that need individual ones
 _CHUNK = 2_000
 _SUBSETS, _MAX_SUBSET = 10, 1_000
-_RESAMPLES = 10
+_GROUPS = 20  # of the jackknife
 
 
 class FeatureSet:
     """Mean and covariance of a stream of features, and a random selection of 10,000 of them.
 
-    Sums are float64, about the first batch's mean; the selection is uniform over the stream (reservoir sampling).
-
-    Args:
-        seed: of the selection.
+    Sums are float64, about the first batch's mean; the selection is uniform over the stream (reservoir sampling), and
+    of two streams of one length the same rows are selected.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._random = Generator().manual_seed(seed)
+        self._random = Generator().manual_seed(0)
 
     def add(self, features: Tensor) -> None:
         """Add a batch of features (N, F)."""
@@ -35,20 +34,17 @@ class FeatureSet:
         if self.count == 0:
             self._origin = x.mean(0)
             self._sum, self._outer = torch.zeros_like(self._origin), x.new_zeros(x.shape[1], x.shape[1])
-            self.kept = features.new_empty((0, x.shape[1]), dtype=torch.float32, device="cpu")
+            self.kept = x.new_empty(0, x.shape[1], dtype=torch.float32)
         centred = x - self._origin
         self._sum += centred.sum(0)
         self._outer += centred.T @ centred
-        self._keep(x.float())
-        self.count += len(x)
-
-    def _keep(self, x: Tensor) -> None:
         free = _MAX_KEPT - len(self.kept)
-        self.kept = torch.cat([self.kept, x[:free]])
-        for i in range(free if free > 0 else 0, len(x)):
+        self.kept = torch.cat([self.kept, x[:free].float()])
+        for i in range(free, len(x)):
             place = int(torch.randint(self.count + i + 1, (), generator=self._random))
             if place < _MAX_KEPT:
                 self.kept[place] = x[i]
+        self.count += len(x)
 
     @property
     def mean(self) -> Tensor:
@@ -79,31 +75,43 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     r"""‖μ₁ - μ₂‖² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁ Σ₂)^½, of float64 means (F,) and covariances (F, F).
 
     The squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982; Heusel et al., NeurIPS 2017, for
-    Inception features: the FID). The last trace is the sum of the square roots of the eigenvalues of the symmetric
-    Σ₁^½ Σ₂ Σ₁^½, which stay real and positive where covariances are singular.
+    Inception features: the FID). The last trace is the sum of the square roots of the eigenvalues of Lᵀ Σ₂ L, where
+    Σ₁ = L Lᵀ by Cholesky's method with pivots, which is exact for singular covariances and cannot fail to converge.
     """
-    values, vectors = torch.linalg.eigh(covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    eigenvalues = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0)
+    upper, pivots, rank, _ = lapack.dpstrf(covariance.numpy())
+    factor = covariance.new_zeros(len(covariance), rank)
+    factor[pivots - 1] = torch.from_numpy(upper[:rank]).triu().T
+    eigenvalues = torch.linalg.eigvalsh(factor.T @ other_covariance @ factor).clamp(min=0)
     difference = (mean - other_mean).square().sum()
     distance = difference + covariance.trace() + other_covariance.trace() - 2 * eigenvalues.sqrt().sum()
     return max(distance.item(), 0.0)
 
 
 def frechet_spread(features: Tensor, others: Tensor, seed: int = 0) -> float:
-    """Standard error of the Fréchet distance of two sets (N, F), by 10 bootstrap resamples of each."""
-    random = Generator().manual_seed(seed)
+    """Standard error of the Fréchet distance of two sets (N, F), by a jackknife over 20 random groups of their rows.
 
-    def resampled(x: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = x[torch.randint(len(x), (len(x),), generator=random)].double()
-        return chosen.mean(0), torch.cov(chosen.T)
+    Each group is left out of both sets at once, and sets of one length have the same groups, so that the error is that
+    of pairs where row i of one set belongs to row i of the other. NaN for fewer than three rows.
+    """
+    groups = min(_GROUPS, len(features), len(others))
+    if groups < 3:
+        return math.nan
+    group_of, group_of_other = (
+        torch.randperm(len(x), generator=Generator().manual_seed(seed)) % groups for x in (features, others)
+    )
 
-    distances = [frechet_distance(*resampled(features), *resampled(others)) for _ in range(_RESAMPLES)]
-    return torch.tensor(distances).std().item()
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.double().mean(0), torch.cov(x.double().T)
+
+    distances = [
+        frechet_distance(*moments(features[group_of != group]), *moments(others[group_of_other != group]))
+        for group in range(groups)
+    ]
+    return (groups - 1) / math.sqrt(groups) * torch.tensor(distances, dtype=torch.float64).std().item()
 
 
 def kernel_distance(features: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float]:
-    r"""The unbiased MMD² of two sets (N, F) with k(x, y) = (xᵀy/F + 1)³, and its standard error.
+    r"""The unbiased MMD² of two independent sets (N, F) with k(x, y) = (xᵀy/F + 1)³, and its standard error.
 
     The mean over 10 or more disjoint random subsets of at most 1,000 (Bińkowski et al., ICLR 2018, for Inception
     features: the KID); being disjoint, their spread gives the error.
@@ -118,14 +126,31 @@ def kernel_distance(features: Tensor, others: Tensor, seed: int = 0) -> tuple[fl
     return estimates.mean().item(), error
 
 
-def _cubic_mmd(x: Tensor, y: Tensor) -> float:
-    def total(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
+def kernel_distance_of_pairs(features: Tensor, others: Tensor) -> tuple[float, float]:
+    r"""The unbiased MMD² of N ≥ 2 pairs (x_i, y_i), two tensors (N, F), with the same k; and its jackknife error.
 
+    Σ_{i≠j} h_ij / (N (N - 1)) with h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) (Gretton et al., JMLR
+    2012): no x_i is compared with its own y_i. The error is 2/(N - 2) times the standard error of Σ_j h_ij over i, NaN
+    for two pairs.
+    """
+    x, y, count = features.double(), others.double(), len(features)
+    sums = torch.zeros(count, dtype=torch.float64)  # of each row of h, without the diagonal
+    for sign, a, b in ((1, x, x), (1, y, y), (-1, x, y), (-1, y, x)):
+        sums += sign * torch.cat([_cubic(part, b).sum(1) for part in a.split(_CHUNK)])
+        sums -= sign * ((a * b).mean(1) + 1) ** 3
+    error = 2 * sums.std().item() / math.sqrt(count) / (count - 2) if count > 2 else math.nan
+    return sums.sum().item() / (count * (count - 1)), error
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _cubic_mmd(x: Tensor, y: Tensor) -> float:
     n, m = len(x), len(y)
-    xx, yy = total(x, x), total(y, y)
+    xx, yy = _cubic(x, x), _cubic(y, y)
     within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
-    return (within - 2 * total(x, y).mean()).item()
+    return (within - 2 * _cubic(x, y).mean()).item()
 
 
 class Coverage(NamedTuple):
@@ -149,10 +174,9 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> Coverage:
     real_radii, sample_radii = (_radii(x, neighbours) for x in (real, samples))
     hits = torch.zeros(len(samples))
     in_sample_ball, covered = [], []
-    for start in range(0, len(real), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        distances = torch.cdist(real[rows], samples)  # (rows, M)
-        inside = distances < real_radii[rows, None]
+    for rows, radii in zip(real.split(_CHUNK), real_radii.split(_CHUNK), strict=True):
+        distances = torch.cdist(rows, samples)  # (rows, M)
+        inside = distances < radii[:, None]
         hits += inside.sum(0)
         covered.append(inside.any(1))
         in_sample_ball.append((distances < sample_radii).any(1))

