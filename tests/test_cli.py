@@ -405,6 +405,15 @@ class TestOddInput:
             assert "seed must be at most" in fails(command, trained, "--seed", 2**70)
             assert "--device meta cannot be used" in fails(command, trained, "--device", "meta")
 
+    def test_a_connection_that_is_refused(self, trained, fails, monkeypatch):
+        """No output is blamed for it."""
+
+        def refuse(*arguments):
+            raise ConnectionRefusedError(111, "Connection refused")
+
+        monkeypatch.setattr("evae.cli._run", refuse)
+        assert fails("evaluate", trained) == "evae: a network connection failed (Connection refused)"
+
     def test_output_that_cannot_be_written(self, trained, tmp_path, fails):
         (tmp_path / "file").write_text("")
         assert "could not be written" in fails("encode", trained, "--out", tmp_path / "file" / "x.parquet")

@@ -1,7 +1,7 @@
 """Model and images to a run folder."""
 
 from evae.training.command import train
-from evae.training.fit import DivergedError, InterruptedRun
-from evae.training.preemption import StoppedError
+from evae.training.meter import DivergedError
+from evae.training.preemption import InterruptedRun, StoppedError
 
 __all__ = ["DivergedError", "InterruptedRun", "StoppedError", "train"]

@@ -22,9 +22,9 @@ from evae.numerics import seeded
 from evae.runs import Progress, RunFolder
 from evae.settings import flat
 from evae.training.fabric import arithmetic, compiles, explain_memory_errors, open_fabric
-from evae.training.fit import InterruptedRun, fit
+from evae.training.fit import fit
 from evae.training.loggers import check_logger, open_logger
-from evae.training.preemption import signals_as_exceptions
+from evae.training.preemption import InterruptedRun, signals_as_exceptions
 from evae.training.ranks import StoppedElsewhereError
 from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
 from evae.training.sharding import check_shardable

@@ -10,30 +10,17 @@ from torch import Tensor
 from evae.console import console, warn
 from evae.console import progress as progress_bar
 from evae.data import Store
-from evae.errors import DataError, EvaeError
+from evae.errors import DataError
 from evae.models import VAE
 from evae.runs import Progress, RunFolder
 from evae.training.fabric import explain_memory_errors
 from evae.training.loggers import Log, no_log
-from evae.training.meter import DivergedError, EpochMeter, NonfiniteStepError
-from evae.training.preemption import deferred_signals, described, exit_code
+from evae.training.meter import EpochMeter, NonfiniteStepError
+from evae.training.preemption import InterruptedRun, deferred_signals
 from evae.training.ranks import StoppedElsewhereError, all_reduce_max, shared_failures
 from evae.training.settings import Recipe
 from evae.training.trainer import Trainer
 from evae.training.writer import RunWriter
-
-__all__ = ["DivergedError", "InterruptedRun", "fit"]
-
-
-class InterruptedRun(EvaeError):
-    """Training was asked to stop and has saved its state."""
-
-    def __init__(self, reason: int, run: RunFolder, step: int) -> None:
-        self.exit_code = exit_code(reason)
-        super().__init__(
-            f"interrupted by {described(reason)}; step {step} is saved in {run}. Continue with --resume auto (without "
-            "--overwrite)"
-        )
 
 
 def fit(
@@ -72,7 +59,7 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    with explain_memory_errors(recipe.batch_size), shared_failures(fabric):
+    with shared_failures(fabric), explain_memory_errors(recipe.batch_size):
         trainer, writer = Trainer(fabric, network, store.train, recipe, compiled), RunWriter(fabric, run, log)
         progress = writer.restore(trainer, store.fingerprint)
         with closing(trainer.batches):
@@ -125,7 +112,7 @@ def _train(
             if ends_epoch or reason:
                 writer.save(trainer, progress)
             if reason and step + 1 < total:
-                raise InterruptedRun(reason, writer.run, step + 1)
+                raise InterruptedRun(reason, str(writer.run), step + 1)
             if ends_epoch and step + 1 < total:
                 writer.draw(trainer, store.holdout)
 

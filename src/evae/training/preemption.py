@@ -27,6 +27,21 @@ class StoppedError(EvaeError):
         )
 
 
+class InterruptedRun(EvaeError):
+    """Training was asked to stop and has saved its state.
+
+    The exit code is 130 where a user interrupted; else the one by which a scheduler knows that the job wants to run
+    again.
+    """
+
+    def __init__(self, reason: int, run: str, step: int) -> None:
+        self.exit_code = 128 + reason if reason == signal.SIGINT else TRY_AGAIN
+        super().__init__(
+            f"interrupted by {described(reason)}; step {step} is saved in {run}. Continue with --resume auto (without "
+            "--overwrite)"
+        )
+
+
 class StopRequest:
     """The reason to stop, as a number that processes can compare: 0 for none, a signal's, or TIME_LIMIT.
 
@@ -48,11 +63,6 @@ class StopRequest:
 def described(reason: int) -> str:
     """The reason in words."""
     return "the time limit" if reason == TIME_LIMIT else signal.Signals(reason).name
-
-
-def exit_code(reason: int) -> int:
-    """130 where a user interrupted; else the code by which a scheduler knows that the job wants to run again."""
-    return 128 + reason if reason == signal.SIGINT else TRY_AGAIN
 
 
 @contextmanager
