@@ -83,9 +83,9 @@ def evaluate(
         DataError: the images or the features cannot be used.
         ConfigError: a setting cannot work.
     """
-    for name, value in {"repeats": repeats, "samples": samples, "likelihood": likelihood}.items():
+    for option, value in {"repeats": repeats, "samples": samples, "likelihood": likelihood}.items():
         if value is not None:
-            checks.whole_number(name, value)
+            checks.whole_number(option, value)
     checks.one_of("latents", latents, get_args(Latents))
     run, where = RunFolder(run_folder), resolve_device(device)
     model = run.model().to(where)
@@ -121,28 +121,23 @@ def _measure(
 
     A section that is not asked for stays as it was measured of the same weights and images, with whatever options.
     """
-    basis = _basis(run, context)
+    store = context.store
+    old, old_values = (earlier.sections, earlier.values) if earlier else ({}, {})
+    circumstances = repr((store.fingerprint, store.transform, context.seed, version("evae"))).encode()
+    basis = _digest(*((run.path / name).read_bytes() for name in (CONFIG, WEIGHTS)), circumstances)
     sections: dict[str, Section] = {}
     values: dict[str, NDArray[np.float64]] = {}
     for measurement in MEASUREMENTS:
-        depends_on = measurement.depends_on(options)
+        name, depends_on = measurement.name, measurement.depends_on(options)
         key = f"{basis}-{_digest(json.dumps(depends_on, sort_keys=True).encode())}"
-        known = earlier.sections.get(measurement.name) if earlier else None
-        if earlier and known and (known.key == key or (depends_on is None and known.key.startswith(basis))):
-            sections[known.name] = known
-            values |= {n.name: earlier.values[n.name] for n in known.numbers if n.name in earlier.values}
+        if name in old and (old[name].key == key or (depends_on is None and old[name].key.startswith(basis))):
+            sections[name] = old[name]
+            values |= {n.name: old_values[n.name] for n in old[name].numbers if n.name in old_values}
         elif depends_on is not None:
             now = measurement(context, options)
-            sections[measurement.name] = Section(measurement.name, key, tuple(now.numbers), now.settings, now.details)
+            sections[name] = Section(name, key, tuple(now.numbers), now.settings, now.details)
             values |= {metric: of_images.double().cpu().numpy() for metric, of_images in now.per_image.items()}
     return sections, values
-
-
-def _basis(run: RunFolder, context: Context) -> str:
-    """Digest of what all sections depend on: weights, images, transform, seed and version."""
-    store = context.store
-    depends_on = repr((store.fingerprint, store.transform, context.seed, version("evae")))
-    return _digest(*((run.path / name).read_bytes() for name in (CONFIG, WEIGHTS)), depends_on.encode())
 
 
 def _digest(*contents: bytes) -> str:
@@ -163,13 +158,11 @@ def _earlier(run: RunFolder, name: str) -> Evaluation | None:
 
 def _is_own(run: RunFolder, store: Store) -> bool:
     """Whether these are the images that the run was trained on, cropped and resized in the same way."""
-    if trained_images(run) not in (None, store.fingerprint):
-        return False
     try:
-        own = own_images(run)
+        own = own_images(run) if trained_images(run) in (None, store.fingerprint) else None
     except DataError:
         return False
-    return (own.fingerprint, own.transform) == (store.fingerprint, store.transform)
+    return own is not None and (own.fingerprint, own.transform) == (store.fingerprint, store.transform)
 
 
 def _file_of(run: RunFolder, store: Store) -> str:

@@ -75,10 +75,10 @@ class Extractor:
                 f"{self.name} takes 8-bit grey or colour images (N, C, H, W), not {images.dtype} of shape "
                 f"{tuple(images.shape)}"
             )
-        return torch.cat([self._features(part) for part in images.split(_BATCH)])
+        return torch.cat([self._features(part.to(self.device)) for part in images.split(_BATCH)])
 
     def _features(self, images: Tensor) -> Tensor:
-        features = self.network(self.prepare(images.to(self.device)))
+        features = self.network(self.prepare(images))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = f"of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
             raise DataError(f"the features of {self.name} must be a tensor of shape ({len(images)}, F), not {shape}")
@@ -92,9 +92,8 @@ def load_extractor(features: str, weights: Path | None = None, device: torch.dev
     """The extractor of a name, on ``device`` (default: the CPU).
 
     Args:
-        features: "inception", the 2048 features of FID; "efficientnet-lite0", 1280
-            features of packaged weights; or "module:callable", which takes floating-point images (N, C, H, W) in
-            [0, 1] and returns (N, F).
+        features: "inception", the 2048 features of FID; "efficientnet-lite0", 1280 features of packaged weights; or
+            "module:callable", which takes floating-point images (N, C, H, W) in [0, 1] and returns (N, F).
         weights: file of inception's weights; default: the published one, downloaded once to torch.hub's folder.
 
     Raises:
@@ -133,17 +132,10 @@ def load_extractor(features: str, weights: Path | None = None, device: torch.dev
 
 
 def resize_like_tensorflow1(images: Tensor, size: int) -> Tensor:
-    """Bilinear resizing as in TensorFlow 1, on which published FIDs rest.
+    """Images (N, C, H, W) resized bilinearly as in TensorFlow 1, on which published FIDs rest; float32, not rounded.
 
     y[i] = (1 - t) x[k] + t x[min(k + 1, n - 1)], k = ⌊i n / size⌋, t = i n / size - k, across, then down. torch's
     interpolate takes (i + 1/2) n / size - 1/2 for i n / size.
-
-    Args:
-        images: (N, C, H, W), of any type.
-        size: side of the result.
-
-    Returns:
-        float32 images (N, C, size, size), not rounded.
     """
     x = images.float()
     for axis in (-1, -2):

@@ -1,7 +1,7 @@
 """The Inception network that FID is defined by: TensorFlow's of 2015-12-05, which is not torchvision's.
 
-Source of the topology and of the names: the published port pt_inception-2015-12-05-6726825d.pth, which pytorch-fid and
-torch-fidelity load. Where it differs from torchvision's, a comment says so.
+Topology and names are those of the published port pt_inception-2015-12-05-6726825d.pth, which pytorch-fid and
+torch-fidelity load. Comments say where it differs from torchvision's.
 """
 
 import re
@@ -16,39 +16,47 @@ from torch import Tensor, nn
 
 from evae.errors import DataError
 
-_Kernel = tuple[int, int]
-_Layer = tuple[int, *tuple[_Kernel, ...]]  # outputs, and parallel convolutions, one for each kernel
-_Branches = dict[str, list[_Layer]]
 _Shape = tuple[int, ...]
 
 _CLASSIFIER = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}  # in the file; the features are its inputs
 
+# Branches of the blocks: their convolutions one after the other, as outputs and kernel; two kernels are parallel.
+_A = "branch1x1 64:1x1 / branch5x5 48:1x1 64:5x5 / branch3x3dbl 64:1x1 96:3x3 96:3x3 / branch_pool {}:1x1"
+_B = "branch3x3 384:3x3 / branch3x3dbl 64:1x1 96:3x3 96:3x3 / branch_pool"
+_C = (
+    "branch1x1 192:1x1 / branch7x7 {0}:1x1 {0}:1x7 192:7x1 / "
+    "branch7x7dbl {0}:1x1 {0}:7x1 {0}:1x7 {0}:7x1 192:1x7 / branch_pool 192:1x1"
+)
+_D = "branch3x3 192:1x1 320:3x3 / branch7x7x3 192:1x1 192:1x7 192:7x1 192:3x3 / branch_pool"
+_E = (
+    "branch1x1 320:1x1 / branch3x3 384:1x1 384:1x3,3x1 / branch3x3dbl 448:1x1 384:3x3 384:1x3,3x1 / branch_pool 192:1x1"
+)
 
-class _Convolution(nn.Sequential):
-    """Convolution, batch normalisation, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: _Kernel, stride: int = 1, same: bool = True) -> None:
-        padding = (kernel[0] // 2, kernel[1] // 2) if same else 0
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-        bn = nn.BatchNorm2d(outputs, eps=0.001)
-        super().__init__(OrderedDict[str, nn.Module](conv=conv, bn=bn, relu=nn.ReLU(inplace=True)))
+def _convolution(inputs: int, outputs: int, kernel: str, stride: int = 1, same: bool = True) -> nn.Module:
+    height, width = map(int, kernel.split("x"))
+    padding = (height // 2, width // 2) if same else 0
+    conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
+    bn = nn.BatchNorm2d(outputs, eps=0.001)
+    return nn.Sequential(OrderedDict[str, nn.Module](conv=conv, bn=bn, relu=nn.ReLU(inplace=True)))
 
 
 class _Mixed(nn.Module):
     """Parallel branches, one of them after ``pool``; with a ``stride``, their last convolutions have no padding."""
 
-    def __init__(self, inputs: int, branches: _Branches, pool: nn.Module, stride: int = 1) -> None:
+    def __init__(self, inputs: int, branches: str, pool: nn.Module, stride: int = 1) -> None:
         super().__init__()
         self.pool = pool
         self.chains: dict[str, list[list[str]]] = {}  # of each branch, the names of the parallel convolutions in turn
-        for branch, layers in branches.items():
+        for branch, *layers in map(str.split, branches.split("/")):
             self.chains[branch], width = [], inputs
-            for number, (outputs, *kernels) in enumerate(layers, start=1):
+            for number, layer in enumerate(layers, start=1):
+                outputs, kernels = int(layer.split(":")[0]), layer.split(":")[1].split(",")
                 name = f"{branch}_{number}" if len(layers) > 1 else branch
                 names = [name] if len(kernels) == 1 else [name + letter for letter in "ab"]
                 step = stride if number == len(layers) else 1
                 for label, kernel in zip(names, kernels, strict=True):
-                    self.add_module(label, _Convolution(width, outputs, kernel, step, same=step == 1))
+                    self.add_module(label, _convolution(width, outputs, kernel, step, same=step == 1))
                 self.chains[branch].append(names)
                 width = outputs
 
@@ -62,64 +70,26 @@ class _Mixed(nn.Module):
         return torch.cat(outputs, 1)
 
 
-_1X1, _3X3, _5X5, _1X7, _7X1, _1X3, _3X1 = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (3, 1)
-_DOUBLE: list[_Layer] = [(64, _1X1), (96, _3X3), (96, _3X3)]
-
-
-def _a(pooled: int) -> _Branches:
-    return {
-        "branch1x1": [(64, _1X1)],
-        "branch5x5": [(48, _1X1), (64, _5X5)],
-        "branch3x3dbl": _DOUBLE,
-        "branch_pool": [(pooled, _1X1)],
-    }
-
-
-_B: _Branches = {"branch3x3": [(384, _3X3)], "branch3x3dbl": _DOUBLE, "branch_pool": []}
-
-
-def _c(inner: int) -> _Branches:
-    return {
-        "branch1x1": [(192, _1X1)],
-        "branch7x7": [(inner, _1X1), (inner, _1X7), (192, _7X1)],
-        "branch7x7dbl": [(inner, _1X1), (inner, _7X1), (inner, _1X7), (inner, _7X1), (192, _1X7)],
-        "branch_pool": [(192, _1X1)],
-    }
-
-
-_D: _Branches = {
-    "branch3x3": [(192, _1X1), (320, _3X3)],
-    "branch7x7x3": [(192, _1X1), (192, _1X7), (192, _7X1), (192, _3X3)],
-    "branch_pool": [],
-}
-_E: _Branches = {
-    "branch1x1": [(320, _1X1)],
-    "branch3x3": [(384, _1X1), (384, _1X3, _3X1)],
-    "branch3x3dbl": [(448, _1X1), (384, _3X3), (384, _1X3, _3X1)],
-    "branch_pool": [(192, _1X1)],
-}
-
-
 def inception() -> nn.Module:
     """The network, without weights: images (N, 3, 299, 299) in [-1, 1] to pool3's features (N, 2048)."""
     # TensorFlow's average excludes the padding, torchvision's counts it as zeros.
     average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
     layers = OrderedDict[str, nn.Module](
-        Conv2d_1a_3x3=_Convolution(3, 32, _3X3, stride=2, same=False),
-        Conv2d_2a_3x3=_Convolution(32, 32, _3X3, same=False),
-        Conv2d_2b_3x3=_Convolution(32, 64, _3X3),
+        Conv2d_1a_3x3=_convolution(3, 32, "3x3", stride=2, same=False),
+        Conv2d_2a_3x3=_convolution(32, 32, "3x3", same=False),
+        Conv2d_2b_3x3=_convolution(32, 64, "3x3"),
         pool_1=nn.MaxPool2d(3, 2),
-        Conv2d_3b_1x1=_Convolution(64, 80, _1X1),
-        Conv2d_4a_3x3=_Convolution(80, 192, _3X3, same=False),
+        Conv2d_3b_1x1=_convolution(64, 80, "1x1"),
+        Conv2d_4a_3x3=_convolution(80, 192, "3x3", same=False),
         pool_2=nn.MaxPool2d(3, 2),
-        Mixed_5b=_Mixed(192, _a(32), average),
-        Mixed_5c=_Mixed(256, _a(64), average),
-        Mixed_5d=_Mixed(288, _a(64), average),
+        Mixed_5b=_Mixed(192, _A.format(32), average),
+        Mixed_5c=_Mixed(256, _A.format(64), average),
+        Mixed_5d=_Mixed(288, _A.format(64), average),
         Mixed_6a=_Mixed(288, _B, nn.MaxPool2d(3, 2), stride=2),
-        Mixed_6b=_Mixed(768, _c(128), average),
-        Mixed_6c=_Mixed(768, _c(160), average),
-        Mixed_6d=_Mixed(768, _c(160), average),
-        Mixed_6e=_Mixed(768, _c(192), average),
+        Mixed_6b=_Mixed(768, _C.format(128), average),
+        Mixed_6c=_Mixed(768, _C.format(160), average),
+        Mixed_6d=_Mixed(768, _C.format(160), average),
+        Mixed_6e=_Mixed(768, _C.format(192), average),
         Mixed_7a=_Mixed(768, _D, nn.MaxPool2d(3, 2), stride=2),
         Mixed_7b=_Mixed(1280, _E, average),
         Mixed_7c=_Mixed(2048, _E, nn.MaxPool2d(3, 1, 1)),  # an average in torchvision's and in the paper
@@ -136,28 +106,27 @@ def load_inception(path: Path) -> nn.Module:
         DataError: there is no such file, or it is damaged or holds weights of another network.
     """
     network = inception()
-    load_weights(network, path, "the Inception network of FID", ignored=_CLASSIFIER)
+    load_weights(network, path, "the Inception network of FID", _CLASSIFIER)
     return network.eval()
 
 
-def load_weights(network: nn.Module, path: Path, title: str, ignored: Mapping[str, _Shape] | None = None) -> None:
-    """Load the weights of a file, which may also hold those ``ignored``; errors call the network ``title``.
+def load_weights(network: nn.Module, path: Path, title: str, others: Mapping[str, _Shape] | None = None) -> None:
+    """Load the weights of a file, which may also hold ``others``; errors call the network ``title``.
 
     Raises:
         DataError: as in ``load_inception``.
     """
     state = _read_state(path)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    known = own | dict(ignored or {})
+    known = own | dict(others or {})
     # Batch normalisation's count of batches is for training only; old files do not have it.
-    differences = [
-        f"it has no {name}" for name in own if name not in state and not name.endswith("num_batches_tracked")
+    differences = [f"it has no {name}" for name in own if name not in state and not name.endswith("batches_tracked")]
+    differences += [f"it has {name}" for name in state if name not in known]
+    differences += [
+        f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}"
+        for name, tensor in state.items()
+        if name in known and tensor.shape != known[name]
     ]
-    for name, tensor in state.items():
-        if name not in known:
-            differences.append(f"it has {name}")
-        elif tensor.shape != known[name]:
-            differences.append(f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}")
     if differences:
         raise DataError(f"{path} holds weights of another network than {title}: {differences[0]}")
     for name, tensor in state.items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -104,16 +105,17 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As in evaluation.json. Numbers that are not finite become None."""
-        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sections", "values")}
         own = self.sections["reconstructions"].numbers if "reconstructions" in self.sections else ()
-        means = {
+        result = {
+            "version": VERSION,
+            **{name: getattr(self, name) for name in _ABOUT},
             "metrics": {number.name: number.value for number in own},
             "standard_errors": {number.name: number.error for number in own},
+            "sections": {name: asdict(section) for name, section in self.sections.items()},
         }
-        sections = {name: asdict(section) for name, section in self.sections.items()}
-        for section in sections.values():
+        for section in result["sections"].values():
             del section["name"]
-        plain: dict[str, Any] = _plain({"version": VERSION, **about, **means, "sections": sections})
+        plain: dict[str, Any] = json.loads(json.dumps(result), parse_constant=lambda _: None)
         return plain
 
     @classmethod
@@ -125,13 +127,15 @@ class Evaluation:
         """
         if result["version"] != VERSION:
             raise ValueError(f"version {result['version']} of an evaluation, not {VERSION}")
-        sections = {name: _section(name, **section) for name, section in result["sections"].items()}
-        kinds: dict[str, Any] = {
-            f.name: get_origin(f.type) or f.type for f in fields(cls) if f.name not in ("sections", "values")
-        }
-        if wrong := [name for name, kind in kinds.items() if not isinstance(result[name], kind)]:
+        if wrong := [name for name, kind in _ABOUT.items() if not isinstance(result[name], kind)]:
             raise TypeError(f"{', '.join(wrong)} of an evaluation have another type")
-        return cls(**{name: result[name] for name in kinds}, sections=sections)
+        sections = {name: _section(name, **section) for name, section in result["sections"].items()}
+        return cls(**{name: result[name] for name in _ABOUT}, sections=sections)
+
+
+_ABOUT: dict[str, Any] = {  # types, by name, of what stands at the top of the file
+    f.name: get_origin(f.type) or f.type for f in fields(Evaluation) if f.name not in ("sections", "values")
+}
 
 
 def _section(name: str, key: str, numbers: Any, settings: dict[str, Any], details: dict[str, Any]) -> Section:
@@ -160,17 +164,11 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         data = "" if name == RESULTS else " --data DATA"
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
-    evaluation.values.update(_values(path.with_suffix(".safetensors"), result.get("per_image")))
+    with suppress(OSError, SafetensorError):
+        content = path.with_suffix(".safetensors").read_bytes()
+        if _digest(content) == result.get("per_image"):
+            evaluation.values.update(load(content))
     return evaluation
-
-
-def _values(path: Path, digest: Any) -> dict[str, NDArray[np.float64]]:
-    """The tensors of a file of that digest; none where it is another, or damaged."""
-    try:
-        content = path.read_bytes()
-        return dict(load(content)) if _digest(content) == digest else {}
-    except (OSError, SafetensorError):
-        return {}
 
 
 def write_evaluation(
@@ -191,12 +189,3 @@ def write_evaluation(
 
 def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples, None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
