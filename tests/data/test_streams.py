@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evae import encode, evaluate, train
-from evae.data import open_store, stream_sources, streams
+from evae.data import open_store, streams
 from evae.data.batches import Groups
 from evae.errors import DataError
 from tests.training.small import SETTINGS, same_run, weights
@@ -185,7 +185,7 @@ class TestImages:
 
     def test_few_large_groups(self, tmp_path, monkeypatch):
         """No more are held out than are to be."""
-        monkeypatch.setattr(stream_sources, "_HELD_OUT", 4)
+        monkeypatch.setattr(streams, "_HELD_OUT", 4)
         write(tmp_path / "all.parquet", range(60), group=20)
         images = stream(tmp_path)
         assert (len(images.train), len(images.holdout)) == (40, 4)

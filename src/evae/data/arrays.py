@@ -1,10 +1,8 @@
 """Images from numpy files: .npy with one array, .npz with several."""
 
 import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.paths import existing, listing_key
-from evae.data.rows import NO_LABEL, Row, Source, as_split, label, natural_size, split_names
+from evae.data.rows import NO_LABEL, Row, Source, label, natural_size, splits_of, words
 from evae.errors import DataError, first_line
+
+_LABELS = {"y", "label", "labels", "mask", "masks"}
 
 
 def arrays(data: str) -> Source | None:
@@ -22,50 +22,39 @@ def arrays(data: str) -> Source | None:
     if path is None or not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         return None
     loaded = _load_arrays(data, path)
-    images = {name: array for name, array in loaded.items() if array.ndim in (3, 4) and not _names_labels(name)}
+    images = {name: array for name, array in loaded.items() if array.ndim in (3, 4) and not words(name) & _LABELS}
     if not images:
         shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in loaded.items())
         raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes}")
-    tokens = {name: set(re.split(r"[^a-z]+", name.lower())) for name in images}
-    train, holdout = split_names(set().union(*tokens.values()))
-    parts = [(n, train if train in tokens[n] else holdout if holdout in tokens[n] else "") for n in images]
-    parts = [(name, part) for name, part in parts if part or not train]
-    if not train and len(parts) > 1:
+    splits = splits_of({name: words(name) for name in images})
+    if None in splits.values() and len(splits) > 1:
         raise DataError(
             f"--data {data} has several arrays of images ({', '.join(images)}), none of them named train and test"
         )
-    chosen = [(_pixels(data, images[n]), _labels(loaded, n), as_split(part, train, holdout)) for n, part in parts]
+    chosen = [(_pixels(data, images[name]), _labels(loaded, name), split) for name, split in splits.items()]
 
     def rows() -> Iterator[Row]:
-        number = 0
+        number = count()
         for pixels, labels, split in chosen:
             for i in range(len(pixels)):
                 code = NO_LABEL if labels is None else label(int(labels[i]))
-                yield Row(str(number), _to_uint8(data, pixels[i]), code, split)
-                number += 1
+                yield Row(str(next(number)), _to_uint8(data, pixels[i]), code, split)
 
-    count = sum(len(pixels) for pixels, _, _ in chosen)
-    if not count:
+    total = sum(len(pixels) for pixels, _, _ in chosen)
+    if not total:
         raise DataError(f"--data {data} has no images")
-    return Source(data, f"arrays {listing_key([path], path.parent)}", count, rows, size=natural_size(rows()))
+    return Source(data, f"arrays {listing_key([path], path.parent)}", total, rows, size=natural_size(rows()))
 
 
 def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
-    damage = (OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError, SyntaxError)
-    impossible = (OverflowError, MemoryError)  # sizes in the header
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-        return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    except (*damage, *impossible, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+            return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
+    except Exception as error:  # of many kinds: damage of the zip or of a header, sizes beyond all memory
         raise DataError(f"--data {data} is no array file that can be read ({first_line(error)})") from error
-
-
-def _names_labels(name: str) -> bool:
-    return bool({"y", "label", "labels", "mask", "masks"} & set(re.split(r"[^a-z]+", name.lower())))
 
 
 def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:

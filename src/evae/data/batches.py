@@ -31,16 +31,11 @@ class Groups:
 
     In each epoch the groups are shuffled and divided into windows of about ``window`` bytes; then the images within
     each window are shuffled. With a single window this is a permutation of all images.
-
-    Attributes:
-        counts: images in each group.
-        sizes: bytes of each group.
-        window: bytes of a window; it has at least one group.
     """
 
-    counts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    window: int
+    counts: NDArray[np.int64]  # images in each group
+    sizes: NDArray[np.int64]  # bytes of each group
+    window: int  # bytes of a window; it has at least one group
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -49,41 +44,33 @@ class Groups:
 
     def batch_indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
         """(batch_size,) indices of the images of one step, as the function of this name has them."""
-        starts = _window_starts(self, seed, epoch)
+        _, starts = _windows(self, seed, epoch)
         first, last = step * batch_size, (step + 1) * batch_size
         windows = range(int(np.searchsorted(starts, first, "right")) - 1, int(np.searchsorted(starts, last)))
-        parts = [
-            _window_order(self, seed, epoch, w)[max(0, first - starts[w]) : max(0, last - starts[w])] for w in windows
-        ]
+        parts = [_window_order(self, seed, epoch, w)[max(0, first - starts[w]) : last - starts[w]] for w in windows]
         return np.concatenate(parts)
 
     def soon(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
         """The groups of the window in which a batch ends, and of the one after it, in this epoch or the next."""
-        windows, starts = _windows(self, seed, epoch), _window_starts(self, seed, epoch)
+        windows, starts = _windows(self, seed, epoch)
         following = int(np.searchsorted(starts, (step + 1) * batch_size))
-        after = windows[following] if following < len(windows) else _windows(self, seed, epoch + 1)[0]
+        after = windows[following] if following < len(windows) else _windows(self, seed, epoch + 1)[0][0]
         return np.concatenate([windows[following - 1], after])
 
 
 @lru_cache(maxsize=2)
-def _windows(groups: Groups, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """The groups in each window of an epoch."""
+def _windows(groups: Groups, seed: int, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The groups in each window of an epoch, and how many images come before each window and, last, in all."""
     order = np.random.default_rng([seed, epoch]).permutation(len(groups.counts))
     ends = np.cumsum(groups.sizes[order])
-    return np.split(order, np.flatnonzero(np.diff((ends - 1) // groups.window)) + 1)
-
-
-@lru_cache(maxsize=2)
-def _window_starts(groups: Groups, seed: int, epoch: int) -> NDArray[np.int64]:
-    """How many images come before each window of an epoch, and, last, all of them."""
-    counts = [groups.counts[window].sum() for window in _windows(groups, seed, epoch)]
-    return np.cumsum([0, *counts])
+    windows = np.split(order, np.flatnonzero(np.diff((ends - 1) // groups.window)) + 1)
+    return windows, np.cumsum([0, *(groups.counts[window].sum() for window in windows)])
 
 
 @lru_cache(maxsize=2)
 def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray[np.int64]:
     """The images of one window, shuffled."""
-    chosen = _windows(groups, seed, epoch)[window]
+    chosen = _windows(groups, seed, epoch)[0][window]
     images = np.concatenate([groups.starts[g] + np.arange(groups.counts[g]) for g in chosen])
     # With 0 as its last number this would be the generator of [seed, epoch].
     return np.random.default_rng([seed, epoch, window + 1]).permutation(images)

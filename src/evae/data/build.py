@@ -4,15 +4,14 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack
 from hashlib import blake2b
+from io import BufferedWriter
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from evae.console import console, progress
 from evae.data.decode import BadImageError, decode
 from evae.data.images import Split
-from evae.data.rows import Row, Source, listed
+from evae.data.rows import Row, Source, listed, read_content
 from evae.data.sources import absolute
 from evae.errors import DataError
 
@@ -66,14 +65,11 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
-        try:
-            meta = _build(source, size, crop, skip_bad, temporary)
+        prefix, suffix = f"{folder.name}.", ".tmp"
+        with TemporaryDirectory(suffix, prefix, folder.parent, ignore_cleanup_errors=True) as temporary:
+            meta = _build(source, size, crop, skip_bad, Path(temporary))
             os.replace(temporary, folder)
-            return meta
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        return meta
 
 
 def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
@@ -83,103 +79,81 @@ def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
         raise DataError(f"{len(bad)} bad {noun}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """Some images in order, always with three channels.
+class _Image(NamedTuple):
+    """What is known of a decoded image besides its pixels."""
 
-    Attributes:
-        path: file of their pixels, which are too many to be sent between processes.
-        size: height and width.
-        grey: whether all images are.
-        names, labels, splits: of each image.
-        digests: of the undecoded content.
-        by_content: whether the digest chose the split, so that an image is in the same split at every size.
-        bad: "name reason" of each undecodable image.
-    """
+    name: str
+    label: int
+    split: Split | None
+    digest: bytes  # of its undecoded content
 
-    path: Path
-    size: int
-    grey: bool
-    names: list[str]
-    labels: list[int]
-    splits: list[Split]
-    digests: list[bytes]
-    by_content: bool
-    bad: list[str]
 
-    @cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """(N, 3, size, size); the file is deleted after the first read."""
-        pixels = np.fromfile(self.path, np.uint8).reshape(len(self.names), 3, self.size, self.size)
-        self.path.unlink()
-        return pixels
+class _Chunk(NamedTuple):
+    """Some decoded images in order."""
+
+    path: Path  # file of their pixels (n, 3, size, size), which are too many to be sent between processes
+    images: list[_Image]
+    grey: bool  # whether all are
+    bad: list[str]  # "name reason" of each undecodable image
 
 
 class _Writer:
     """Appends the images of one split, with three channels; ``finish`` keeps one channel where all are grey."""
 
-    def __init__(self, folder: Path, split: Split) -> None:
-        self.path, self.prefix = folder / f"{split}.u8", str(folder / split)
-        self.file = self.path.open("wb")
-        self.names: list[str] = []
-        self.labels: list[int] = []
+    def __init__(self, file: BufferedWriter) -> None:
+        self.file, self.path = file, Path(file.name)
+        self.images = list[_Image]()
 
-    def add(self, images: _Decoded, chosen: list[int]) -> None:
-        self.file.write(images.pixels[chosen].data)
-        self.names += [images.names[i] for i in chosen]
-        self.labels += [images.labels[i] for i in chosen]
-
-    def close(self) -> None:
-        self.file.close()
+    def add(self, image: _Image, pixels: NDArray[np.uint8]) -> None:
+        self.file.write(pixels.data)
+        self.images.append(image)
 
     def finish(self, size: int, grey: bool) -> None:
-        self.close()
+        self.file.close()
         if grey:
-            three = np.memmap(self.path, np.uint8, mode="r", shape=(len(self.names), 3, size, size))
             one = self.path.with_suffix(".grey")
-            with one.open("wb") as file:
-                for start in range(0, len(three), 4096):
-                    file.write(three[start : start + 4096, :1].tobytes())
-            del three
+            with self.path.open("rb") as all_three, one.open("wb") as first:
+                for _ in self.images:
+                    first.write(all_three.read(3 * size * size)[: size * size])
             os.replace(one, self.path)
-        np.save(f"{self.prefix}-labels.npy", np.array(self.labels, np.int64))
-        Path(f"{self.prefix}-names.json").write_text(json.dumps(self.names))
+        stem = self.path.with_suffix("")
+        np.save(f"{stem}-labels.npy", np.array([image.label for image in self.images], np.int64))
+        Path(f"{stem}-names.json").write_text(json.dumps([image.name for image in self.images]))
 
 
 def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> dict[str, Any]:
     fingerprint, grey, skipped = blake2b(source.key.encode() if source.stream else b"", digest_size=16), True, []
-    kept_back: _Decoded | None = None  # its first image goes to the split that a split by content left empty
+    first: tuple[Split, _Image, NDArray[np.uint8]] | None = None  # for a split that the split by content left empty
     splits_here: tuple[Split, ...] = ("holdout",) if source.stream else ("train", "holdout")
     with ExitStack() as files, progress() as bar:
-        writers = {split: files.enter_context(closing(_Writer(folder, split))) for split in splits_here}
+        writers = {s: _Writer(files.enter_context((folder / f"{s}.u8").open("wb"))) for s in splits_here}
         task = bar.add_task(f"decoding {source.name}", total=source.count)
-        for images in _decode_all(source, size, crop, folder):
-            bar.advance(task, len(images.names) + len(images.bad))
-            skipped += images.bad
+        for chunk in _decode_all(source, size, crop, folder):
+            bar.advance(task, len(chunk.images) + len(chunk.bad))
+            skipped += chunk.bad
             check_bad_images(skipped, skip_bad)
-            if not images.names:
-                images.path.unlink()
-                continue
-            grey = grey and images.grey
-            splits = images.splits
-            fingerprint.update(b"".join(s.encode() + d for s, d in zip(splits, images.digests, strict=True)))
-            first = 0
-            if kept_back is None and images.by_content:
-                kept_back, first = images, 1
-            for split, writer in writers.items():
-                writer.add(images, [i for i in range(first, len(splits)) if splits[i] == split])
-        if kept_back is not None:
-            empty = [split for split, writer in writers.items() if not writer.names]
-            writers[empty[0] if len(empty) == 1 else kept_back.splits[0]].add(kept_back, [0])
+            grey = grey and chunk.grey
+            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, 3, size, size)
+            chunk.path.unlink()
+            for image, its_pixels in zip(chunk.images, pixels, strict=True):
+                split = image.split or _split_of(image.digest)
+                fingerprint.update(split.encode() + image.digest)
+                if first is None and image.split is None:
+                    first = split, image, its_pixels
+                else:
+                    writers[split].add(image, its_pixels)
+        if first is not None:
+            empty = [split for split, writer in writers.items() if not writer.images]
+            writers[empty[0] if len(empty) == 1 else first[0]].add(*first[1:])
         for split, writer in writers.items():
-            if not writer.names:
+            if not writer.images:
                 bad = f" ({len(skipped)} cannot be decoded: {listed(skipped, '; ')})" if skipped else ""
                 raise DataError(f"--data {source.name} has no usable image for the {split} split{bad}")
             writer.finish(size, grey)
     meta = {
         "source": absolute(source.name),
         "image_shape": [1 if grey else 3, size, size],
-        "count": {split: len(writer.names) for split, writer in writers.items()},
+        "count": {split: len(writer.images) for split, writer in writers.items()},
         "class_names": source.class_names,
         "fingerprint": fingerprint.hexdigest(),
         "skipped": skipped,
@@ -189,7 +163,7 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
     return meta
 
 
-def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Decoded]:
+def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Chunk]:
     """The images in order, decoded a few chunks ahead, by one process per available CPU.
 
     Much of Pillow is Python, so threads decode small images no faster than one thread; but few images are decoded
@@ -204,35 +178,24 @@ def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> It
     )
 
 
-def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _Decoded:
+def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _Chunk:
     pixels = np.empty((len(rows), 3, size, size), np.uint8)
-    good, grey, digests, bad = list[Row](), True, list[bytes](), list[str]()
+    images, grey, bad = list[_Image](), True, list[str]()
     for row in rows:
         try:
-            content = row.content()
-            image = decode(content, size, crop)
+            content = read_content(row.payload)
+            decoded = decode(content, size, crop)
         except BadImageError as error:
             bad.append(f"{ascii(row.name)[1:-1]} {error}")
             continue
         except DataError as error:
             raise DataError(f"image {row.name} {error}") from error
-        pixels[len(good)] = image
-        grey = grey and len(image) == 1
-        good.append(row)
+        pixels[len(images)] = decoded
+        grey = grey and len(decoded) == 1
         raw = content if isinstance(content, bytes) else content.tobytes()
-        digests.append(blake2b(raw, digest_size=8).digest())
-    pixels[: len(good)].tofile(path)
-    return _Decoded(
-        path,
-        size,
-        grey,
-        names=[row.name for row in good],
-        labels=[row.label for row in good],
-        splits=[row.split or _split_of(digest) for row, digest in zip(good, digests, strict=True)],
-        digests=digests,
-        by_content=rows[0].split is None,
-        bad=bad,
-    )
+        images.append(_Image(row.name, row.label, row.split, blake2b(raw, digest_size=8).digest()))
+    pixels[: len(images)].tofile(path)
+    return _Chunk(path, images, grey, bad)
 
 
 def _split_of(digest: bytes) -> Split:

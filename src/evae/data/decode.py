@@ -16,18 +16,8 @@ SUFFIXES = frozenset(
 )
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 # What Pillow raises for files that are damaged or not images.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_PYTHON_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError)
+_DECODING_ERRORS = (*_PYTHON_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
@@ -64,19 +54,15 @@ def decode(content: bytes | NDArray[np.uint8], size: int, crop: int | None = Non
     side = min(image.size) if crop is None else crop
     if side > min(image.size):
         raise DataError(f"is {image.width}x{image.height}, smaller than the crop of {crop} pixels; lower --crop")
-    left, top = (image.width - side) // 2, (image.height - side) // 2
     if image.size != (size, size) or side != size:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def shorter_side(content: bytes | NDArray[np.uint8]) -> int:
-    """The shorter side of an image, read from its header.
-
-    Raises:
-        BadImageError: the image cannot be read.
-    """
+    """The shorter side of an image, read from its header; BadImageError where it cannot be read."""
     try:
         return min(_open(content).size)
     except _DECODING_ERRORS as error:

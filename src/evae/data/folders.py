@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evae.data.decode import SUFFIXES
 from evae.data.paths import existing, listing_key, with_suffix
-from evae.data.rows import NO_LABEL, Row, Source, as_split, split_names
+from evae.data.rows import NO_LABEL, Row, Source, split_names, splits_of
 
 
 def image_folder(data: str) -> Source | None:
@@ -15,24 +15,18 @@ def image_folder(data: str) -> Source | None:
         return None
     root = _parent_of_splits(root, files)
     parts = {file: file.relative_to(root).parts for file in files}
-    top = {first for first, *_ in parts.values()}
-    train, holdout = split_names({first for first, *rest in parts.values() if rest})
-    chosen = [
-        (file, names[1:] if train else names, as_split(names[0], train, holdout))
-        for file, names in parts.items()
-        if not train or names[0] in (train, holdout)
-    ]
-    classes = sorted({names[0] for _, names, _ in chosen if len(names) > 1})
-    index = {name: i for i, name in enumerate(classes)}
+    splits = splits_of({file: set(names[:-1][:1]) for file, names in parts.items()})
+    depth = 0 if None in splits.values() else 1  # of the folders that are labels
+    label_of = {file: "".join(parts[file][depth:-1][:1]) for file in splits}
+    classes = tuple(sorted(set(label_of.values()) - {""}))
+    index = {"": NO_LABEL} | {name: i for i, name in enumerate(classes)}
 
     def rows() -> Iterator[Row]:
-        for file, names, split in chosen:
-            label = index[names[0]] if len(names) > 1 else NO_LABEL
-            yield Row(file.relative_to(root).as_posix(), file, label, split)
+        for file, split in splits.items():
+            yield Row(file.relative_to(root).as_posix(), file, index[label_of[file]], split)
 
-    key = listing_key([file for file, _, _ in chosen], root)
-    unused = tuple(sorted(top - {train, holdout})) if train else ()
-    return Source(data, f"folder {key}", len(chosen), rows, tuple(classes), unused=unused)
+    unused = tuple(sorted({parts[file][0] for file in files if file not in splits}))
+    return Source(data, f"folder {listing_key(list(splits), root)}", len(splits), rows, classes, unused=unused)
 
 
 def _parent_of_splits(root: Path, files: list[Path]) -> Path:

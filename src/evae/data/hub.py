@@ -4,17 +4,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import pyarrow as pa
+from typing import TypeVar
 
 from evae.data.images import Split
 from evae.data.rows import Source, split_names
-from evae.data.tables import Table, arrow_source, in_memory
+from evae.data.tables import arrow_source, in_memory
 from evae.errors import DataError, first_line
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 T = TypeVar("T")
 
@@ -36,11 +31,7 @@ def hub(data: str) -> Source | None:
 
 
 def hub_source(data: str, dataset: HubDataset) -> Source:
-    """A dataset of the hub, which is asked every time: its images may have changed.
-
-    Raises:
-        DataError: it cannot be loaded, or has no images.
-    """
+    """A dataset of the hub, which is asked every time: its images may have changed."""
     import datasets
 
     splits = from_hub(
@@ -53,27 +44,17 @@ def hub_source(data: str, dataset: HubDataset) -> Source:
     chosen: dict[str, Split | None] = {next(iter(splits)): None}
     if train:
         chosen = {train: "train", dataset.holdout or holdout: "holdout"}
-    tables = [(_arrow_table(splits[name]), split) for name, split in chosen.items()]
+    tables = []
+    for name, split in chosen.items():
+        metadata = splits[name].features.arrow_schema.metadata  # with the names of the labels
+        tables.append((in_memory(splits[name].with_format("arrow")[:].replace_schema_metadata(metadata)), split))
     fingerprints = " ".join(splits[name]._fingerprint for name in chosen)
     source = arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, dataset.crop)
     return replace(source, unused=() if dataset.holdout else tuple(sorted(set(splits) - set(chosen))))
 
 
-def _arrow_table(dataset: "Dataset") -> Table:
-    table: pa.Table = dataset.with_format("arrow")[:]
-    return in_memory(table.replace_schema_metadata(dataset.features.arrow_schema.metadata))
-
-
 def from_hub(load: Callable[[], T], failure: str, advice: str = "") -> T:
-    """What ``load`` gets from the hub; the hub's log is silent meanwhile.
-
-    Args:
-        load: asks for it.
-        failure, advice: what to say before and after the reason where that fails.
-
-    Raises:
-        DataError: it fails.
-    """
+    """What ``load`` gets from the hub, whose log is silent meanwhile; DataError "failure (reason) advice" else."""
     from huggingface_hub.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -2,11 +2,11 @@
 
 import json
 import mmap
-from collections.abc import Collection, Sized
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ Split = Literal["train", "validation", "holdout"]
 
 
 class Images(Protocol):
-    """One split: N 8-bit images with labels and names.
+    """One split: N 8-bit images with labels and names. What is defined here holds for images that are local.
 
     Attributes:
         split: which one.
@@ -28,29 +28,30 @@ class Images(Protocol):
         is_local: False where reading may fail for a while, as over a network.
     """
 
-    @property
-    def split(self) -> Split: ...
-    @property
-    def shape(self) -> tuple[int, int, int, int]: ...
+    split: Split
+    shape: tuple[int, int, int, int]
+    bad: Collection[int] = frozenset()  # undecodable images are not written to the cache
+    is_local: bool = True
+
     @property
     def labels(self) -> NDArray[np.int64]: ...
     @property
     def names(self) -> list[str]: ...
-    @property
-    def bad(self) -> Collection[int]: ...
-    @property
-    def is_local(self) -> bool: ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
         """(batch_size,) indices of the images of one step: a pure function of its arguments."""
+        return batch_indices(seed, epoch, step, len(self), batch_size)
 
     def prefetch(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
         """Begin to fetch the images of this step and of those soon after it."""
+        return None
 
     def cancel_prefetch(self) -> None:
         """Cancel pending reads."""
+        return None
 
     def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         """A copy of some images (n, C, H, W).
@@ -60,32 +61,13 @@ class Images(Protocol):
         """
 
 
-class _LocalImages(Sized):
-    """What all decoded images have in common."""
-
-    bad: ClassVar[frozenset[int]] = frozenset()  # undecodable images are not written to the cache
-    is_local: ClassVar[bool] = True
-
-    def indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
-        return batch_indices(seed, epoch, step, len(self), batch_size)
-
-    def prefetch(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
-        """No-op: all images are local."""
-
-    def cancel_prefetch(self) -> None:
-        """No-op: all images are local."""
-
-
-@dataclass(frozen=True)
-class ImageSet(_LocalImages):
+@dataclass
+class ImageSet(Images):
     """One split of a store, in ``folder``: see ``Images``."""
 
     folder: Path
     split: Split
     shape: tuple[int, int, int, int]
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -102,29 +84,19 @@ class ImageSet(_LocalImages):
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        labels: NDArray[np.int64] = np.load(self.folder / f"{self.split}-labels.npy")
-        return labels
+        return np.load(self.folder / f"{self.split}-labels.npy")
 
     @cached_property
     def names(self) -> list[str]:
-        names: list[str] = json.loads((self.folder / f"{self.split}-names.json").read_text())
-        return names
+        return json.loads((self.folder / f"{self.split}-names.json").read_text())
 
 
-@dataclass(frozen=True, eq=False)
-class Subset(_LocalImages):
+class Subset(Images):
     """Some images of another split, decoded: those at ``chosen`` (n,), in this order."""
 
-    whole: Images
-    chosen: NDArray[np.int64]
-    split: Split
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.chosen), *self.whole.shape[1:])
+    def __init__(self, whole: Images, chosen: NDArray[np.int64], split: Split) -> None:
+        self.whole, self.chosen, self.split = whole, chosen, split
+        self.shape = (len(chosen), *whole.shape[1:])
 
     def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.whole.read(self.chosen[rows])

@@ -10,25 +10,12 @@ from evae.errors import DataError, first_line
 
 
 def existing(data: str) -> Path | None:
-    """The file or folder of this name, if there is one.
-
-    Raises:
-        DataError: no path can have this name, or it cannot be looked up.
-    """
+    """The file or folder of this name, if there is one; DataError where no path can have this name."""
     try:
         path = Path(data).expanduser()
         return path if data.strip() and path.exists() else None
     except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown user's home, a NUL
         raise DataError(f"--data {data[:80]!r} is no path ({first_line(error)})") from error
-
-
-def resolved(name: str) -> str:
-    """A path that exists, in full; any other name unchanged."""
-    try:
-        path = existing(name)
-        return name if path is None else str(path.resolve())
-    except (DataError, OSError, RuntimeError):
-        return name
 
 
 def walk(root: Path) -> Iterator[Path]:

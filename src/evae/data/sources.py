@@ -1,19 +1,22 @@
 """Where images come from. Another source is a function in a module of its own, and its name in ``SOURCES``."""
 
+from contextlib import suppress
+from pathlib import Path
+
 from evae.data.arrays import arrays
 from evae.data.builtin import BUILT_IN, builtin
 from evae.data.folders import image_folder
 from evae.data.hub import hub
-from evae.data.paths import existing, resolved, walk
+from evae.data.paths import existing, walk
 from evae.data.rows import Source
-from evae.data.stream_sources import PREFIX, streamed
+from evae.data.streams import PREFIX, streamed
 from evae.data.tables import parquet
 from evae.errors import DataError
 
 SOURCES = (builtin, streamed, image_folder, parquet, arrays, hub)  # each None for what it does not know
 
 
-def find_source(data: str) -> Source:
+def find_source(data: str | Path) -> Source:
     """The source that ``data`` names.
 
     Args:
@@ -25,24 +28,26 @@ def find_source(data: str) -> Source:
     Raises:
         DataError: there is no such source, or it has no images.
     """
+    data = str(data)
     for find in SOURCES:
         if (source := find(data)) is not None:
             return source
-    raise DataError(f"--data {data} {_why_none(data)}")
-
-
-def _why_none(data: str) -> str:
     path = existing(data)
     if path is None:
         known = f"a built-in name ({', '.join(BUILT_IN)})"
-        return f"is no file or folder that exists, nor {known}, nor a dataset id of the form owner/name"
-    if not path.is_dir():
-        return "is neither a folder nor a .parquet, .arrow, .npz or .npy file"
-    count = sum(1 for _ in walk(path))
-    return f"holds {count} files, but no images or Parquet files" if count else "is an empty folder"
+        why = f"is no file or folder that exists, nor {known}, nor a dataset id of the form owner/name"
+    elif path.is_dir():
+        count = sum(1 for _ in walk(path))
+        why = f"holds {count} files, but no images or Parquet files" if count else "is an empty folder"
+    else:
+        why = "is neither a folder nor a .parquet, .arrow, .npz or .npy file"
+    raise DataError(f"--data {data} {why}")
 
 
 def absolute(data: str) -> str:
     """A name of the same images that does not depend on the current folder."""
     prefix = PREFIX if data.startswith(PREFIX) else ""
-    return data if data in BUILT_IN else prefix + resolved(data.removeprefix(prefix))
+    with suppress(DataError, OSError, RuntimeError):  # of names that are no paths
+        if data not in BUILT_IN and (path := existing(data.removeprefix(prefix))):
+            return prefix + str(path.resolve())
+    return data

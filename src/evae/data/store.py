@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from evae.console import warn
 from evae.data.build import build_once, check_bad_images, read_meta
 from evae.data.cache import cache_folder
 from evae.data.images import Images, ImageSet, Subset
-from evae.data.rows import Source, listed
+from evae.data.rows import listed
 from evae.data.sources import find_source
 from evae.errors import ConfigError, DataError
 
@@ -69,10 +69,9 @@ class Store:
     validation: Images | None = None
 
     def split_validation(self, fraction: float, seed: int) -> "Store":
-        """Hold back a random fraction of the training images for validation.
+        """Hold back a random fraction of the training images for validation; the fingerprint is that of all images.
 
-        Which images is a function of the seed, the number of training images and the fraction alone. The fingerprint
-        is that of all images.
+        Which images is a function of the seed, the number of training images and the fraction alone.
 
         Raises:
             ConfigError: the fraction is not in [0, 1), a split would be empty, or training images are streamed.
@@ -94,7 +93,7 @@ class Store:
 
 
 def open_store(
-    data: str, image_size: int | None = None, crop: int | None = None, on_bad_image: OnBadImage = "skip"
+    data: str | Path, image_size: int | None = None, crop: int | None = None, on_bad_image: OnBadImage = "skip"
 ) -> Store:
     """The images of ``data``, decoding them first if the cache does not have them.
 
@@ -130,7 +129,19 @@ def open_store(
     if skipped := meta["skipped"]:
         noun = "image" if len(skipped) == 1 else "images"
         warn(f"{len(skipped)} bad {noun} skipped: {listed(skipped, '; ')}")
-    return _as_store(source, folder, meta, skip_bad)
+    channels, height, width = meta["image_shape"]
+    shape = channels, height, width
+    train = ImageSet(folder, "train", (meta["count"].get("train", 0), *shape))
+    return Store(
+        source=source.name,
+        train=source.stream(shape, crop, skip_bad) if source.stream else train,
+        holdout=ImageSet(folder, "holdout", (meta["count"]["holdout"], *shape)),
+        image_shape=shape,
+        class_names=tuple(meta["class_names"]),
+        fingerprint=meta["fingerprint"],
+        skipped=tuple(skipped),
+        transform=meta["transform"],
+    )
 
 
 def check_transform(image_size: int | None, crop: int | None) -> None:
@@ -139,19 +150,3 @@ def check_transform(image_size: int | None, crop: int | None) -> None:
         raise ConfigError(f"the image size must be from 1 to {MAX_IMAGE_SIZE}, not {image_size}")
     if crop is not None and crop < 1:
         raise ConfigError(f"the crop must be positive, not {crop}")
-
-
-def _as_store(source: Source, folder: Path, meta: dict[str, Any], skip_bad: bool) -> Store:
-    channels, height, width = meta["image_shape"]
-    shape = channels, height, width
-    train, holdout = (ImageSet(folder, split, (meta["count"].get(split, 0), *shape)) for split in ("train", "holdout"))
-    return Store(
-        source=source.name,
-        train=source.stream(shape, meta["transform"]["crop"], skip_bad) if source.stream else train,
-        holdout=holdout,
-        image_shape=shape,
-        class_names=tuple(meta["class_names"]),
-        fingerprint=meta["fingerprint"],
-        skipped=tuple(meta["skipped"]),
-        transform=meta["transform"],
-    )

@@ -1,11 +1,11 @@
-"""Streamed images (experimental): Parquet files, on the hub or in a folder, read by row groups on demand."""
+"""``hf-stream:`` (experimental): Parquet files, on the hub or in a folder, of which row groups are read on demand."""
 
-from collections import OrderedDict
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from hashlib import blake2b
 from itertools import chain
 from threading import Lock
 
@@ -16,36 +16,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from evae.console import warn
+from evae.console import progress, warn
 from evae.data.batches import Groups
+from evae.data.builtin import ON_HUB
 from evae.data.decode import BadImageError, decode
-from evae.data.images import Split
-from evae.data.rows import MAX_NAMED, NO_LABEL, label, read_content
-from evae.data.tables import image_column, label_column, payload
-from evae.errors import DataError, first_line
+from evae.data.hub import HubDataset, from_hub
+from evae.data.images import Images
+from evae.data.paths import existing, listing_key, with_suffix
+from evae.data.rows import MAX_NAMED, NO_LABEL, Source, label, read_content, split_names, splits_of, words
+from evae.data.tables import Table, arrow_source, check_columns, failure_named, image_column, label_column, payload
+from evae.errors import DataError
 
+PREFIX = "hf-stream:"
 FETCHES = 8  # reads at the same time
+_HELD_OUT = 10_000  # images at most where a dataset has no hold-out split
 _WINDOW = 2**27  # bytes of images that are shuffled together
 _LARGE = 2**14  # bytes of an image for which threads are worth it: of MNIST they decode 2,900 a second, one alone 7,200
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows of a Parquet file that can be read without the others.
+    """Rows of a Parquet file that can be read without the others."""
 
-    Attributes:
-        url: of the file, as fsspec takes it.
-        metadata: of the file, read once.
-        number: index of the row group in the file.
-        count: number of rows.
-        size: bytes of all columns, decompressed.
-    """
-
-    url: str
-    metadata: pq.FileMetaData
-    number: int
-    count: int
-    size: int
+    url: str  # of the file, as fsspec takes it
+    metadata: pq.FileMetaData  # of the file, read once
+    number: int  # index of the row group in the file
+    count: int  # number of rows
+    size: int  # bytes of all columns, decompressed
 
     def read(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """These columns in this order, 256 rows at a time."""
@@ -59,16 +56,7 @@ class RowGroup:
         return pa.chunked_array([batch.column(0) for batch in self.read([name])])
 
 
-@contextmanager
-def failure_named(url: str) -> Iterator[None]:
-    """Any error as a DataError that names the file."""
-    try:
-        yield
-    except Exception as error:  # fsspec's file systems have no common base of their errors
-        raise DataError(f"{url} cannot be read ({first_line(error)})") from error
-
-
-class StreamedImages:
+class StreamedImages(Images):
     """Training images that are fetched and decoded when they are read: see ``Images``.
 
     The row groups read last are kept in memory, as many as three windows of an epoch have. An undecodable image is
@@ -81,35 +69,30 @@ class StreamedImages:
         skip_bad: whether to replace undecodable images, or stop with an error.
     """
 
-    split: Split = "train"
-    is_local = False
-
     def __init__(
         self, groups: list[RowGroup], image_shape: tuple[int, int, int], crop: int | None, skip_bad: bool
     ) -> None:
         counts, sizes = np.array([g.count for g in groups]), np.array([g.size for g in groups])
-        self.shape: tuple[int, int, int, int] = (int(counts.sum()), *image_shape)
-        self.bad = set[int]()
+        self.split, self.shape = "train", (int(counts.sum()), *image_shape)
+        self.bad: set[int] = set()
+        self.is_local = False
         self._groups, self._crop, self._skip_bad = groups, crop, skip_bad
         self._order = Groups(counts, sizes, _WINDOW)
         schema = groups[0].metadata.schema.to_arrow_schema()
         self._column, self._label = image_column(groups[0].url, schema), label_column(schema)
-        self._held: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
+        self._held: dict[int, Future[pa.ChunkedArray]] = {}  # the least recently used first
         self._bytes, self._most = 0, 3 * (_WINDOW + int(sizes.max()))
         self._lock = Lock()
         self._fetching = ThreadPoolExecutor(FETCHES)
         are_large = sizes.sum() > _LARGE * counts.sum()
         self._map = ThreadPoolExecutor(joblib.cpu_count()).map if are_large else map
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def indices(self, seed: int, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
         return self._order.batch_indices(seed, epoch, step, batch_size)
 
     def prefetch(self, seed: int, epoch: int, step: int, batch_size: int) -> None:
-        for group in self._order.soon(seed, epoch, step, batch_size):
-            self._fetched(int(group))
+        for group in self._order.soon(seed, epoch, step, batch_size).tolist():
+            self._fetched(group)
 
     def cancel_prefetch(self) -> None:
         with self._lock:
@@ -121,15 +104,18 @@ class StreamedImages:
         indices = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
         groups = np.searchsorted(self._order.starts, indices, "right") - 1
         contents: list[object] = [None] * len(indices)
-        for group in np.unique(groups):
-            column = self._result(int(group))
+        for group in np.unique(groups).tolist():  # each is fetched once, though not all may fit in memory
+            column, start = self._fetched(group).result(), int(self._order.starts[group])
             for place in np.flatnonzero(groups == group).tolist():
-                contents[place] = column[int(indices[place] - self._order.starts[group])].as_py()
+                contents[place] = column[int(indices[place]) - start].as_py()
         images: NDArray[np.uint8] = np.empty((len(indices), *self.shape[1:]), np.uint8)
         known = len(self.bad)
         for place, image in enumerate(self._map(self._image, groups.tolist(), indices.tolist(), contents)):
             images[place] = image
-        self._warn(known)
+        if known < len(self.bad) and known <= MAX_NAMED:
+            named = ", ".join(map(str, sorted(self.bad)[:MAX_NAMED]))
+            more = "; further ones will not be named" if len(self.bad) > MAX_NAMED else ""
+            warn(f"skipping undecodable training images {named} (replaced by their successors){more}")
         return images
 
     @cached_property
@@ -148,33 +134,32 @@ class StreamedImages:
     def _fetched(self, group: int) -> Future[pa.ChunkedArray]:
         """The encoded images of a row group, in memory or being fetched; the least recently used are dropped."""
         with self._lock:
-            if group not in self._held:
-                self._held[group] = self._fetching.submit(self._groups[group].column, self._column)
-                self._bytes += self._groups[group].size
-            self._held.move_to_end(group)
-            future = self._held[group]
+            future = self._held.get(group)
+            if future is not None:
+                self._drop(group)
+            if future is None or (future.done() and future.exception()):  # a later attempt may succeed
+                future = self._fetching.submit(self._groups[group].column, self._column)
+            self._held[group] = future  # at the end
+            self._bytes += self._groups[group].size
             while self._bytes > self._most:
                 self._drop(next(iter(self._held)))
             return future
 
-    def _result(self, group: int) -> pa.ChunkedArray:
-        try:
-            return self._fetched(group).result()
-        except DataError:  # a later attempt may succeed
-            with self._lock:
-                self._drop(group)
-            raise
-
     def _drop(self, group: int) -> None:
-        if self._held.pop(group, None) is not None:
-            self._bytes -= self._groups[group].size
+        del self._held[group]
+        self._bytes -= self._groups[group].size
 
     def _image(self, group: int, index: int, content: object) -> NDArray[np.uint8]:
         """An image, or the next decodable one of its row group, whatever else is read with it."""
         start, count, reason = int(self._order.starts[group]), self._groups[group].count, ""
+        channels, size, _ = self.shape[1:]
         for number in chain(range(index, start + count), range(start, index)):
             try:
-                return self._decoded(content if number == index else self._result(group)[number - start].as_py())
+                cell = content if number == index else self._fetched(group).result()[number - start].as_py()
+                image = decode(read_content(payload(cell)), size, self._crop)
+                if len(image) <= channels:
+                    return image
+                raise BadImageError("is in colour, but all hold-out images are grey")
             except BadImageError as error:
                 if not self._skip_bad:
                     raise DataError(f"training image {number} {error} (--on-bad-image skip replaces it)") from error
@@ -184,16 +169,101 @@ class StreamedImages:
                 raise DataError(f"training image {number}: {error}") from error
         raise DataError(f"all images of a row group of {self._groups[group].url} are undecodable, for example {reason}")
 
-    def _decoded(self, content: object) -> NDArray[np.uint8]:
-        channels, size, _ = self.shape[1:]
-        image = decode(read_content(payload(content)), size, self._crop)
-        if len(image) > channels:
-            raise BadImageError("is in colour, but all hold-out images are grey")
-        return image
 
-    def _warn(self, known: int) -> None:
-        """Name the first few undecodable images, and say once that there are more."""
-        if known < len(self.bad) and known <= MAX_NAMED:
-            named = ", ".join(map(str, sorted(self.bad)[:MAX_NAMED]))
-            more = "; further ones will not be named" if len(self.bad) > MAX_NAMED else ""
-            warn(f"skipping undecodable training images {named} (replaced by their successors){more}")
+def streamed(data: str) -> Source | None:
+    """A Parquet file, a folder of them or a dataset of the hub, whose training images are streamed."""
+    if not data.startswith(PREFIX):
+        return None
+    name = data.removeprefix(PREFIX)
+    if not name.strip():
+        raise DataError(f"--data {data} names no data; put the id of a dataset or a folder after {PREFIX}")
+    root = existing(name)
+    if root is None:
+        return _hub_stream(data, ON_HUB.get(name, HubDataset(name)))
+    files = with_suffix(root.resolve(), ".parquet")
+    if not files:
+        raise DataError(f"--data {data} holds no Parquet files; leave out {PREFIX} to decode it first")
+    root = files[0].parent if root.is_file() else root.resolve()
+    splits = splits_of({file: words(file.relative_to(root).as_posix()) for file in files})
+    train = [str(file) for file, split in splits.items() if split != "holdout"]
+    holdout = [str(file) for file, split in splits.items() if split == "holdout"]
+    return _stream(data, train, holdout, listing_key(files, root))
+
+
+def _hub_stream(data: str, dataset: HubDataset) -> Source:
+    """``_stream`` of a dataset on the hub, whose files ``datasets`` finds."""
+    import datasets
+
+    config = from_hub(
+        lambda: datasets.load_dataset_builder(dataset.id).config,
+        f"--data {data} is no folder and was not found on the hub",
+    )
+    files = {str(split): list(urls) for split, urls in (config.data_files or {}).items()}
+    if not files or not all(url.endswith(".parquet") for urls in files.values() for url in urls):
+        raise DataError(f"--data {data} is not stored as Parquet files; leave out {PREFIX} to decode it first")
+    train, found = split_names(set(files))
+    version = blake2b(json.dumps(files).encode(), digest_size=16).hexdigest()  # the URLs name the commit
+    holdout = files.get(dataset.holdout or found, [])
+    return replace(_stream(data, files[train or next(iter(files))], holdout, version), crop=dataset.crop)
+
+
+def _stream(data: str, train: list[str], holdout: list[str], version: str) -> Source:
+    """The hold-out images of a dataset as rows to decode, and its training images as a stream.
+
+    Without hold-out files, some row groups drawn with a fixed seed are held out: at least one, else a tenth of the
+    rows or 10,000, of which 10,000 are decoded.
+
+    Args:
+        data: as given by the user.
+        train, holdout: the Parquet files of each split, as fsspec takes them.
+        version: changes whenever the files may have changed.
+    """
+    groups = _row_groups(data, train)
+    ours, held = (groups, _row_groups(data, holdout)) if holdout else _hold_out(data, groups)
+    count = sum(group.count for group in held)
+    limit = count if holdout else min(_HELD_OUT, count)
+    schema = held[0].metadata.schema.to_arrow_schema()
+    table = Table(schema, limit, partial(_batches, held, limit))
+    source = arrow_source(data, f"stream {version}", [(table, "holdout")])
+    for url, metadata in {group.url: group.metadata for group in [*ours, *held]}.items():
+        check_columns(data, url, metadata.schema.to_arrow_schema(), [image_column(data, schema)])
+    return replace(source, stream=partial(StreamedImages, ours))
+
+
+def _row_groups(data: str, urls: list[str]) -> list[RowGroup]:
+    """Those that have rows."""
+
+    def metadata_of(url: str) -> pq.FileMetaData:
+        with failure_named(url), fsspec.open(url, "rb") as file:
+            return pq.read_metadata(file)
+
+    groups = []
+    with ThreadPoolExecutor(FETCHES) as pool, progress() as bar:
+        found = bar.track(pool.map(metadata_of, urls), len(urls), description=f"reading the metadata of {data}")
+        for url, metadata in zip(urls, found, strict=True):
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                groups.append(RowGroup(url, metadata, number, group.num_rows, group.total_byte_size))
+    if not any(group.count for group in groups):
+        more = f" and {len(urls) - 1} more files" if len(urls) > 1 else ""
+        raise DataError(f"--data {data}: there are no rows in {urls[0]}{more}")
+    return [group for group in groups if group.count]
+
+
+def _hold_out(data: str, groups: list[RowGroup]) -> tuple[list[RowGroup], list[RowGroup]]:
+    """Row groups to train on, and to hold out."""
+    if len(groups) == 1:
+        raise DataError(f"--data {data} is a single row group and has no hold-out split; leave out {PREFIX}")
+    order = np.random.default_rng(0).permutation(len(groups))
+    rows = np.cumsum([groups[i].count for i in order])
+    count = max(1, int(np.searchsorted(rows, min(_HELD_OUT, rows[-1] // 10), "right")))
+    held = set(order[:count].tolist())
+    return [g for i, g in enumerate(groups) if i not in held], [groups[i] for i in sorted(held)]
+
+
+def _batches(groups: list[RowGroup], limit: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The first ``limit`` rows of the groups."""
+    for group in groups:
+        for batch in group.read(columns):
+            yield batch.slice(0, limit)
+            limit -= min(limit, len(batch))

@@ -1,11 +1,11 @@
 """Images from Parquet and Arrow files: a column of encoded images, and one of labels if there is any."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,19 @@ import pyarrow.parquet as pq
 
 from evae.data.images import Split
 from evae.data.paths import existing, listing_key, with_suffix
-from evae.data.rows import NO_LABEL, Row, Source, as_split, label, natural_size, split_names
-from evae.errors import DataError
+from evae.data.rows import NO_LABEL, Row, Source, label, natural_size, splits_of, words
+from evae.errors import DataError, first_line
 
 _ROWS = 256  # rows per read
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file or a split, read when they are asked for.
-
-    Attributes:
-        schema: its columns.
-        count: its rows.
-        batches: the rows of some columns.
-    """
+    """Rows of a file or a split, read when they are asked for."""
 
     schema: pa.Schema
-    count: int
-    batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
+    count: int  # of rows
+    batches: Callable[[list[str]], Iterator[pa.RecordBatch]]  # the rows of some columns, in this order
 
 
 def in_memory(table: pa.Table) -> Table:
@@ -46,27 +40,14 @@ def parquet(data: str) -> Source | None:
     if path is None or not (files := with_suffix(path, ".parquet", ".arrow")):
         return None
     root = path if path.is_dir() else path.parent
-    splits = splits_of_files(files, root)
+    splits = splits_of({file: words(file.relative_to(root).as_posix()) for file in files})
     tables = [(_open_table(file), split) for file, split in splits.items()]
     unused = tuple(file.relative_to(root).as_posix() for file in files if file not in splits)
     return replace(arrow_source(data, f"tables {listing_key(files, root)}", tables), unused=unused)
 
 
-def splits_of_files(files: list[Path], root: Path) -> dict[Path, Split | None]:
-    """The split that each file's name tells, without those that tell none; None for all where there are not both."""
-    tokens = {file: set(re.split(r"[^a-z]+", file.relative_to(root).as_posix().lower())) for file in files}
-    train, holdout = split_names(set().union(*tokens.values()))
-    if not train:
-        return dict.fromkeys(files)
-    return {
-        file: as_split(train if train in names else holdout, train, holdout)
-        for file, names in tokens.items()
-        if train in names or holdout in names
-    }
-
-
 def _open_table(file: Path) -> Table:
-    with _damage_named(file):
+    with failure_named(file, f"is damaged or no {file.suffix[1:]} file"):
         if file.suffix.lower() == ".parquet":
             opened = pq.ParquetFile(file, memory_map=True)
             return Table(opened.schema_arrow, opened.metadata.num_rows, partial(_parquet_batches, file, opened))
@@ -79,22 +60,21 @@ def _open_table(file: Path) -> Table:
 
 
 def _parquet_batches(file: Path, opened: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with _damage_named(file):
+    with failure_named(file, f"is damaged or no {file.suffix[1:]} file"):
         for batch in opened.iter_batches(_ROWS, columns=columns):
-            yield batch.select(columns)  # in this order
+            yield batch.select(columns)
 
 
 @contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
+def failure_named(file: Path | str, failure: str = "cannot be read") -> Iterator[None]:
+    """Any error as a DataError that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{file} is damaged or no {file.suffix[1:]} file ({error})") from error
+    except Exception as error:  # of Arrow, and of fsspec's file systems, which have no common base
+        raise DataError(f"{file} {failure} ({first_line(error)})") from error
 
 
-def arrow_source(
-    data: str, key: str, tables: list[tuple[Table, Split | None]], crop: int | None = None, size: int | None = None
-) -> Source:
+def arrow_source(data: str, key: str, tables: list[tuple[Table, Split | None]], crop: int | None = None) -> Source:
     """Tables with the split of each; the first one's schema tells which columns hold images and labels."""
     schema = tables[0][0].schema
     images, labels = image_column(data, schema), label_column(schema)
@@ -103,25 +83,23 @@ def arrow_source(
         check_columns(data, "one of its files", table.schema, wanted)
 
     def rows() -> Iterator[Row]:
-        number = 0
+        number = count()
         for table, split in tables:
             for batch in table.batches(wanted):
                 codes = batch.column(1).to_pylist() if labels else [NO_LABEL] * len(batch)
                 for content, code in zip(batch.column(0).to_pylist(), codes, strict=True):
-                    yield Row(str(number), payload(content), label(code), split)
-                    number += 1
+                    yield Row(str(next(number)), payload(content), label(code), split)
 
-    count = sum(table.count for table, _ in tables)
-    if not count:
+    total = sum(table.count for table, _ in tables)
+    if not total:
         raise DataError(f"--data {data} has no rows")
-    return Source(data, key, count, rows, _class_names(schema, labels), size or natural_size(rows()), crop)
+    return Source(data, key, total, rows, _class_names(schema, labels), natural_size(rows()), crop)
 
 
 def payload(value: Any) -> Path | bytes:
     """The encoded bytes of a cell, or the path of a file where its struct holds only that."""
-    if not isinstance(value, dict):
-        return value or b""
-    content, path = value.get("bytes"), value.get("path")
+    cell = value if isinstance(value, dict) else {"bytes": value}
+    content, path = cell.get("bytes"), cell.get("path")
     if isinstance(content, bytes) and content:
         return content
     return Path(path) if isinstance(path, str) and path else b""
@@ -156,10 +134,8 @@ def check_columns(data: str, file: str, schema: pa.Schema, wanted: list[str]) ->
 
 def label_column(schema: pa.Schema) -> str | None:
     """The column of labels, if there is one."""
-    for name in ("label", "labels", "fine_label", "class", "target"):
-        if name in schema.names and pa.types.is_integer(schema.field(name).type):
-            return name
-    return None
+    found = [field.name for field in schema if pa.types.is_integer(field.type)]
+    return next((name for name in ("label", "labels", "fine_label", "class", "target") if name in found), None)
 
 
 def _class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
