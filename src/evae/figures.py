@@ -66,8 +66,7 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
     for axis, (name, images) in zip(axes, rows.items(), strict=True):
         axis.imshow(np.asarray(image_grid(images, columns=len(images))), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
-        axis.set_xticks([], [])
-        axis.set_yticks([], [])
+        axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

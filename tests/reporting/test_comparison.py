@@ -133,6 +133,18 @@ class TestPage:
         assert all(len(curve.points) == 1 for curve in losses.curves)
         assert f"EVAE: penalty {rates[0]:.4g}, reconstruction" in alts[-1]
 
+    def test_validation_losses_are_labelled(self, runs, blobs, tmp_path, monkeypatch):
+        drawn = []
+        real = charts.curves
+        monkeypatch.setattr(charts, "curves", lambda panel: drawn.append(panel) or real(panel))
+        options = {"epochs": 2, "batch_size": 16, "image_size": 16, "accelerator": "cpu", "validation": 0.25}
+        validated = train(blobs, tmp_path / "mine", partial(EVAE, latent_dim=3), **options)
+        evaluate(validated, show=False)
+        page = Page(compare([runs / "WAE", validated], tmp_path / "out") / "comparison.html")
+        assert [curve.name for curve in drawn[0].curves] == ["WAE", "", "mine (validation)", ""]
+        assert [len(curve.points) for curve in drawn[0].curves] == [1, 1, 2, 2]
+        assert "on validation images where the legend says so" in page.text
+
     @pytest.mark.parametrize("changes", [{"images": "0" * 32}, {"split": "train"}, {"latents": "mean"}], ids=str)
     def test_runs_evaluated_differently_are_not_ranked(self, copied, tmp_path, changes, capsys, undrawn):
         a = measured(copied / "EVAE", bce=(100, 1))

@@ -1,9 +1,11 @@
 """The report: one page that stands alone, says what a run was, and holds nothing that its files could slip in."""
 
+import html
+import re
 import shlex
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ import torch
 import yaml
 from torch import nn
 
-from evae import EVAE, HVAE, WAE, evaluate, load_model
+from evae import EVAE, HVAE, WAE, evaluate, load_model, train
 from evae.cli import main
 from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
 from evae.reporting.charts import points
 from evae.reporting.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
-from evae.reporting.run_page import report, spelled_out
+from evae.reporting.run_page import report
 from evae.runs import RunFolder
 from evae.runs.evaluation import Number, Section, write_evaluation
 from tests.reporting.html_pages import CHROMIUM, Page, browse
@@ -64,11 +66,6 @@ def run(blobs, tmp_path_factory):
 @pytest.fixture
 def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "a", ignore=shutil.ignore_patterns("checkpoints"))
-
-
-def words(command):
-    """As a shell takes it."""
-    return shlex.split(command.replace("\\\n", ""))
 
 
 def evaluated(run, *sections, name="evaluation.json", **about):
@@ -120,6 +117,20 @@ class TestPage:
         ):
             assert expected in page.text
         assert "bars of the mean divergence" in page.images[-1]["alt"]
+
+    def test_validation_images_have_curves(self, blobs, tmp_path):
+        options = {"epochs": 2, "batch_size": 16, "image_size": 16, "accelerator": "cpu", "validation": 0.25}
+        page = Page(report(train(blobs, tmp_path / "run", partial(EVAE, latent_dim=3), **options)))
+        for panel in ("loss", "reconstruction", "penalty"):
+            assert f"{panel} by epoch: training, validation" in [image["alt"] for image in page.images]
+        assert "16 hold-out images" in page.text
+
+    def test_one_hold_out_image_has_no_interpolations(self, tmp_path, undrawn):
+        pixels = np.random.default_rng(0).integers(0, 256, (17, 16, 16), np.uint8)
+        np.savez(tmp_path / "few.npz", x_train=pixels[:16], x_test=pixels[16:])
+        page = Page(report(trained(WAE, str(tmp_path / "few.npz"), tmp_path / "run")))
+        assert "1 hold-out images above their reconstructions" in " ".join(image["alt"] for image in page.images)
+        assert "Interpolations" not in page.text
 
     def test_what_is_missing_is_said(self, copied, undrawn):
         (copied / "metrics.jsonl").unlink()
@@ -176,28 +187,21 @@ def test_damaged_metrics_are_left_out(tmp_path):
     assert points(RunFolder(tmp_path).epochs(), "loss") == [(2, 3.5)]
 
 
-class TestCommands:
-    def test_every_option_makes_the_run_again(self, run, tmp_path):
-        command = words(spelled_out(run, yaml.safe_load((run / "config.yaml").read_text())))
-        assert command[0] == "evae"
-        assert main([str(tmp_path) if word == "runs/again" else word for word in command[1:]]) == 0
-        assert (tmp_path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
-        page = Page(run / "report.html").text
-        assert " ".join(command[1:4]) in page.replace("\\ ", "")
-        assert f"evae train --config {run}/config.yaml --out runs/again" in page
+class TestConfiguration:
+    def test_the_command_makes_the_run_again(self, copied, tmp_path, undrawn):
+        run = copied.rename(tmp_path / "it's my run; ls")
+        command = shlex.split(re.search("evae train --config .* --out runs/again", Page(report(run)).text)[0])
+        assert command == ["evae", "train", "--config", f"{run}/config.yaml", "--out", "runs/again"]
+        assert main([*command[1:-1], str(tmp_path / "again")]) == 0
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "again")]
+        assert weights[0] == weights[1]
 
-    def test_quoting(self):
-        config = {
-            "data": "-my data; rm",
-            "out": "a",
-            "model": {"class_path": "mine.Net", "init_args": {"scales": [0.5, 2], "encoder": None, "deep": True}},
-            "batch_size": 3,
-            "crop": None,
-        }
-        assert words(spelled_out(Path("a"), config)) == [
-            *("evae", "train", "--data=-my data; rm", "--model", "mine.Net", "--model.scales", "[0.5, 2]"),
-            *("--model.deep", "true", "--batch-size", "3", "--out", "runs/again"),
-        ]
+    def test_every_option_is_on_the_page(self, run):
+        *_, shown = re.findall("<pre[^>]*>(.*?)</pre>", (run / "report.html").read_text(), re.DOTALL)
+        config = yaml.safe_load(html.unescape(shown))
+        assert config == yaml.safe_load((run / "config.yaml").read_text())
+        assert config["model"]["init_args"]["latent_dim"] == 3
+        assert config["batch_size"] == 16
 
 
 class TestErrors:
@@ -215,12 +219,11 @@ class TestErrors:
         ):
             report(copied)
 
-    def test_damaged_configuration(self, copied):
-        config = yaml.safe_load((copied / "config.yaml").read_text())
-        for model in (None, 3, {}, {"class_path": "evae.EVAE", "init_args": 3}):
-            (copied / "config.yaml").write_text(yaml.safe_dump(config | {"model": model}))
-            with pytest.raises(RunError, match=r"config\.yaml is not the resolved command of a run"):
-                report(copied)
+    @pytest.mark.parametrize("content", ["", "[]", "3", "data: 3", "model: {class_path: evae.EVAE}"])
+    def test_damaged_configuration(self, copied, content):
+        (copied / "config.yaml").write_text(content)
+        with pytest.raises(RunError, match=r"config\.yaml is not the resolved command of a run"):
+            report(copied)
 
     def test_images_that_are_gone(self, copied, tmp_path):
         config = yaml.safe_load((copied / "config.yaml").read_text())

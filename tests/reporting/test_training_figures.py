@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from PIL import Image
 
-from evae import EVAE, load_model, open_store
+from evae import EVAE, load_model, open_store, train
 from evae.errors import RunError
 from evae.reporting import charts
 from evae.reporting.training_figures import draw_training
@@ -40,6 +41,14 @@ def test_curves_are_named_by_their_images(run):
     assert [curve.name for curve in panels[0].curves] == ["training", "validation", "hold-out"]
     assert [curve.name for curve in panels[1].curves] == ["training", "hold-out"]
     assert all(len(curve.points) == 2 for panel in panels for curve in panel.curves)
+
+
+def test_a_run_with_validation_images(blobs, tmp_path):
+    options = {"epochs": 1, "batch_size": 16, "image_size": 16, "accelerator": "cpu", "validation": 0.25}
+    run = RunFolder(train(blobs, tmp_path / "run", partial(EVAE, latent_dim=3), **options))
+    panels = charts.training_panels(run, load_model(run.path))
+    assert [[curve.name for curve in panel.curves] for panel in panels] == [["training", "validation"]] * 3
+    assert (run.path / "figures" / "losses.png").exists()
 
 
 def test_a_run_without_epochs_has_no_curves(run, blobs):

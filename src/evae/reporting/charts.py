@@ -5,9 +5,13 @@ import math
 import warnings
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -15,11 +19,6 @@ from torch import Tensor
 from evae import figures
 from evae.models import VAE
 from evae.runs import RunFolder
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _SIDE = 96  # least pixels per image of a grid, so that browsers blur no pixel
 _DOTS = 200  # per inch of a chart, of which a page shows 96
@@ -85,8 +84,6 @@ def images(pictures: Tensor, columns: int) -> Picture:
 
 def curves(*panels: Panel) -> Picture:
     """Panels from left to right, with one legend for all; few joined points have dots."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, axes = _chart(len(panels))
     entries: dict[str, Artist] = {}
     for axis, panel in zip(axes, panels, strict=True):
@@ -121,9 +118,7 @@ def bars(values: Sequence[float], title: str, xlabel: str, ylabel: str) -> Pictu
     return _png(figure)
 
 
-def _chart(panels: int = 1) -> "tuple[Figure, list[Axes]]":
-    from matplotlib.figure import Figure
-
+def _chart(panels: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(4.6 * panels, 3.6), dpi=_DOTS, layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axis in axes:
@@ -132,10 +127,8 @@ def _chart(panels: int = 1) -> "tuple[Figure, list[Axes]]":
     return figure, axes
 
 
-def _logarithmic(axes: "Axes", name: str, low: float, high: float) -> bool:
+def _logarithmic(axes: Axes, name: str, low: float, high: float) -> bool:
     """Make an axis logarithmic, with plain numbers, where values are positive and differ by more than a factor of 5."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     if not 0 < 5 * low < high:
         return False
     getattr(axes, f"set_{name}scale")("log")
@@ -146,7 +139,7 @@ def _logarithmic(axes: "Axes", name: str, low: float, high: float) -> bool:
     return True
 
 
-def _legend(figure: "Figure", entries: "dict[str, Artist]") -> None:
+def _legend(figure: Figure, entries: dict[str, Artist]) -> None:
     """Below the axes, in as many columns as the names leave space for."""
     entries = {_plain(name): artist for name, artist in entries.items() if name}
     if entries:
@@ -161,7 +154,7 @@ def _plain(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _png(figure: "Figure") -> Picture:
+def _png(figure: Figure) -> Picture:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of runs may be in any script

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +18,9 @@ from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
 from evae.numerics import resolve_device, seeded
-from evae.reporting import charts, pages
-from evae.reporting.charts import Curve, Panel
+from evae.reporting.charts import Curve, Panel, points
 from evae.reporting.exploration import originals
-from evae.reporting.pages import Figure
+from evae.reporting.pages import render
 from evae.reporting.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
 from evae.reporting.tables import Cell, Grid, latex, markdown, print_grid
 from evae.runs import RunFolder
@@ -28,8 +28,7 @@ from evae.runs.evaluation import Evaluation, read_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images
-_KL = ("kl", "monte_carlo_kl")
-_RATES = (*_KL, "penalty", "mmd")
+_RATES = {"kl": "KL", "monte_carlo_kl": "KL", "penalty": "penalty: not a KL", "mmd": "mmd: not a KL"}
 
 T = TypeVar("T")
 
@@ -39,11 +38,9 @@ class _Run:
     """A run; ``shown_of`` is the fingerprint and the transform of its own images, of which ``real`` are some."""
 
     name: str
-    model: str
+    folder: RunFolder
     likelihood: str
-    config: dict[str, Any]
     evaluation: Evaluation
-    epochs: list[dict[str, Any]]
     shown_of: str
     real: Tensor
     rebuilt: Tensor
@@ -86,23 +83,23 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
         RunError: a folder is no run or has no evaluation, or the output cannot be written.
         DataError: a run's images are not there any more.
     """
-    folders = [Path(folder) for folder in run_folders]
-    evaluations = dict(zip(_names(folders), map(_evaluation, folders), strict=True))
-    with seeded(seed):  # a new model draws its first weights
-        runs = [
-            _load(name, RunFolder(folder), evaluation, device, seed)
-            for (name, evaluation), folder in zip(evaluations.items(), folders, strict=True)
-        ]
+    folders = [RunFolder(folder) for folder in run_folders]
+    names, evaluations = _names([folder.path for folder in folders]), [_evaluation(folder) for folder in folders]
+    with seeded(seed):
+        runs = [_load(*of_run, device, seed) for of_run in zip(names, folders, evaluations, strict=True)]
     rows = _rows(runs)
     grid, notes = _table(rows)
-    page = pages.page(
-        "comparison",
-        title="Comparison of runs",
-        summary=_summary(runs),
+    rates, rates_in_words = _rates(runs)
+    page = render(
+        "comparison.html",
+        runs=runs,
+        sources=dict.fromkeys(f"{run.evaluation.count} images of {run.evaluation.data}" for run in runs),
         grid=grid.transposed(),
         notes=notes,
-        reconstructions=_reconstructions(runs),
-        charts=[*_losses(runs), *_rates(runs)],
+        on_same_images=_grouped((run.shown_of, run) for run in runs).values(),
+        losses=_losses(runs),
+        rates=rates,
+        rates_in_words=rates_in_words,
     )
     folder = Path("comparison") if out is None else Path(out)
     write_atomically(folder / "table.md", markdown(grid, notes))
@@ -120,9 +117,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     if len(folders) < 2:
         raise ConfigError(f"a comparison needs two runs or more, not {len(folders)}")
     paths = [folder.resolve() for folder in folders]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise ConfigError(f"{folders[i]} is named twice")
+    if twice := [folder for i, folder in enumerate(folders) if paths[i] in paths[:i]]:
+        raise ConfigError(f"{twice[0]} is named twice")
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
@@ -130,12 +126,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [name.encode(errors="replace").decode() for name in names]  # not all names of folders are text
 
 
-def _evaluation(folder: Path) -> Evaluation:
-    if not folder.is_dir():
-        raise RunError(f"{folder} is no run folder: it does not exist")
-    evaluation = read_evaluation(RunFolder(folder))
+def _evaluation(run: RunFolder) -> Evaluation:
+    if not run.path.is_dir():
+        raise RunError(f"{run} is no run folder: it does not exist")
+    evaluation = read_evaluation(run)
     if evaluation is None:
-        raise RunError(f"{folder} has not been evaluated; evae evaluate {folder} does that")
+        raise RunError(f"{run} has not been evaluated; evae evaluate {run} does that")
     return evaluation
 
 
@@ -144,29 +140,22 @@ def _load(name: str, run: RunFolder, evaluation: Evaluation, device: str, seed: 
     store = own_images(run)
     rows = np.random.default_rng(seed).choice(len(store.holdout), min(_SHOWN, len(store.holdout)), replace=False)
     real = originals(model, store.holdout, torch.from_numpy(np.sort(rows)))
-    return _Run(
-        name=name,
-        model=type(model).__name__,
-        likelihood=type(model.pixels).__name__,
-        config=run.config(),
-        evaluation=evaluation,
-        epochs=run.epochs(),
-        shown_of=f"{store.fingerprint} {store.transform}",
-        real=real.cpu(),
-        rebuilt=model.reconstruct(real).cpu(),
-    )
+    shown_of, likelihood = f"{store.fingerprint} {store.transform}", type(model.pixels).__name__
+    return _Run(name, run, likelihood, evaluation, shown_of, real.cpu(), model.reconstruct(real).cpu())
 
 
 def _rows(runs: Sequence[_Run]) -> list[_Row]:
     """Runs whose configurations and images are equal but for distinct seeds, together; others alone."""
 
+    configs = {run.name: run.folder.config() for run in runs}
+
     def alike(run: _Run) -> str:
-        config = {key: value for key, value in run.config.items() if key not in ("seed", "out")}
-        return json.dumps([config, [value for _, value, _ in basis(run.evaluation)]], sort_keys=True, default=str)
+        config = {key: value for key, value in configs[run.name].items() if key not in ("seed", "out")}
+        return json.dumps([config, basis(run.evaluation)], sort_keys=True, default=str)
 
     rows: list[_Row] = []
     for group in _grouped((alike(run), run) for run in runs).values():
-        if len(group) > 1 and len({run.config.get("seed") for run in group}) == len(group):
+        if len(group) > 1 and len({configs[run.name].get("seed") for run in group}) == len(group):
             rows.append(_Row(_shared_name(group, {run.name for run in runs} | {row.name for row in rows}), group))
         else:
             rows += [_Row(run.name, [run]) for run in group]
@@ -194,20 +183,19 @@ def _metrics(rows: Sequence[_Row]) -> list[str]:
     """Of each section in turn, those that only some runs have too."""
     sections = [section for row in rows for run in row.runs for section in run.evaluation.sections.values()]
     numbers = _grouped((section.name, number.name) for section in sections for number in section.numbers)
-    return list(dict.fromkeys(name for names in numbers.values() for name in names))
+    return list(dict.fromkeys(chain(*numbers.values())))
 
 
 def _table(rows: Sequence[_Row]) -> tuple[Grid, list[str]]:
     """The table with the best numbers in bold, and the notes below it."""
     runs = [run for row in rows for run in row.runs]
-    results = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
-    results = {metric: r for metric, r in results.items() if any(r)}
+    results = {metric: r for metric in _metrics(rows) if any(r := [row.result(metric) for row in rows])}
     differently = disagreement({run.name: run.evaluation for run in runs})
     reasons = incomparable([run.evaluation for run in runs], [run.likelihood for run in runs])
     ranked = {metric: best(r) for metric, r in results.items() if not differently and metric not in reasons}
     verdicts = {metric: verdict for metric, verdict in ranked.items() if verdict is not None}
     winners = {metric: verdicts[metric].row for metric in significant(verdicts)}
-    columns = {"model": [Cell(row.runs[0].model) for row in rows]}
+    columns = {"model": [Cell(row.runs[0].evaluation.model) for row in rows]}
     spread = "±: standard error over images, not over repeated training."
     if len(rows) < len(runs):
         columns["seeds"] = [Cell(str(len(row.runs))) for row in rows]
@@ -239,61 +227,41 @@ def _how_ranked(
 
 def _csv(rows: Sequence[_Row]) -> str:
     """A line for each run: unrounded numbers, each followed by its standard error."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     metrics = _metrics(rows)
-    writer.writerow(["run", "row", "model", *(name for m in metrics for name in (m, f"{m} standard error"))])
+    names = ["run", "row", "model", *(name for m in metrics for name in (m, f"{m} standard error"))]
+    writer = csv.DictWriter(file := io.StringIO(), names, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
         for run in row.runs:
-            numbers = map(run.evaluation.number, metrics)
-            cells = (cell for n in numbers for cell in ((n.value, n.error) if n else (None, None)))
-            writer.writerow([run.name, row.name, run.model, *cells])
+            about = {"run": run.name, "row": row.name, "model": run.evaluation.model}
+            numbers = [number for number in map(run.evaluation.number, metrics) if number is not None]
+            errors = {f"{number.name} standard error": number.error for number in numbers}
+            writer.writerow(about | {number.name: number.value for number in numbers} | errors)
     return file.getvalue()
 
 
 # The page ----------------------------------------------------------------------------------------------------
 
 
-def _summary(runs: Sequence[_Run]) -> str:
-    told = ", ".join(f"{run.name} ({run.model})" for run in runs)
-    sources = dict.fromkeys(f"{run.evaluation.count} images of {run.evaluation.data}" for run in runs)
-    return f"{told}: {len(runs)} runs, evaluated on {' and on '.join(sources)}."
-
-
-def _reconstructions(runs: Sequence[_Run]) -> list[list[Figure]]:
-    """Of runs on the same images, the originals and each run's reconstructions."""
-    figures = []
-    for same in _grouped((run.shown_of, run) for run in runs).values():
-        originals = Figure(charts.images(same[0].real, 1), f"{len(same[0].real)} hold-out images", "originals")
-        alt = "reconstructions of the same images by"
-        rebuilt = [Figure(charts.images(run.rebuilt, 1), f"{alt} {run.name}", run.name) for run in same]
-        figures.append([originals, *rebuilt])
-    return figures
-
-
-def _losses(runs: Sequence[_Run]) -> list[Figure]:
+def _losses(runs: Sequence[_Run]) -> Panel:
+    """By epoch, on hold-out or validation images, whichever were evaluated in training; dashed on training images."""
     curves = []
     for i, run in enumerate(runs):
-        curves.append(Curve(run.name, charts.points(run.epochs, "holdout_loss"), i))
-        curves.append(Curve("", charts.points(run.epochs, "loss"), i, "--"))
-    curves = [curve for curve in curves if curve.points]
-    if not curves:
-        return []
-    return [Figure(charts.curves(Panel(curves, "loss")), f"loss by epoch of {', '.join(run.name for run in runs)}")]
+        lines = run.folder.epochs()
+        curves.append(Curve(run.name, points(lines, "holdout_loss"), i))
+        curves.append(Curve(f"{run.name} (validation)", points(lines, "validation_loss"), i))
+        curves.append(Curve("", points(lines, "loss"), i, "--"))
+    return Panel([curve for curve in curves if curve.points], "loss")
 
 
-def _rates(runs: Sequence[_Run]) -> list[Figure]:
-    """Reconstruction over KL, penalty or MMD; circles for a KL."""
+def _rates(runs: Sequence[_Run]) -> tuple[Panel, str]:
+    """Reconstruction over KL, penalty or MMD, circles for a KL; and the same in words."""
     places, told = [], []
     for i, run in enumerate(runs):
         numbers = {number.name: number.value for number in run.evaluation.numbers}
         rate = next((name for name in _RATES if name in numbers), None)
         if rate is not None and "reconstruction" in numbers:
             at = numbers[rate], numbers["reconstruction"]
-            kind, style = ("KL", "o") if rate in _KL else (f"{rate}: not a KL", "^")
-            places.append(Curve(f"{run.name} ({kind})", [at], i, style))
+            places.append(Curve(f"{run.name} ({_RATES[rate]})", [at], i, "o" if _RATES[rate] == "KL" else "^"))
             told.append(f"{run.name}: {rate} {at[0]:.4g}, reconstruction {at[1]:.4g}")
-    if not places:
-        return []
-    panel = Panel(places, "rate and distortion", "KL, penalty or MMD", "reconstruction, nats per image")
-    return [Figure(charts.curves(panel), f"rate and distortion of each run: {'; '.join(told)}")]
+    return Panel(places, "rate and distortion", "KL, penalty or MMD", "reconstruction, nats per image"), "; ".join(told)

@@ -84,16 +84,14 @@ def originals(model: VAE, images: ImageSet, rows: Tensor) -> Tensor:
 def interpolations(model: VAE, starts: Tensor, ends: Tensor, steps: int, on_sphere: bool) -> Tensor:
     """Images (N, steps, C, H, W) decoded from codes between ``starts`` and ``ends`` (N, d), both included."""
     way = great_circle if on_sphere else torch.lerp
-    codes = [way(starts, ends, t) for t in torch.linspace(0, 1, steps).tolist()]
-    return _decoded(model, torch.stack(codes, 1))
+    return _decoded(model, way(starts[:, None], ends[:, None], torch.linspace(0, 1, steps)[:, None]))
 
 
-def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """The unit vectors (N, d) at a fraction t of the shortest arc from ``start`` to ``end``."""
+def great_circle(start: Tensor, end: Tensor, t: float | Tensor) -> Tensor:
+    """The unit vectors (..., d) at a fraction t of the shortest arc from ``start`` to ``end``."""
     angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos()
     near = angle.sin() < 1e-4  # the arc is straight, or not unique
-    weights = (1 - t) * angle, t * angle
-    first, second = (torch.where(near, part, weight.sin()) for part, weight in zip((1 - t, t), weights, strict=True))
+    first, second = (torch.where(near, part, (part * angle).sin()) for part in (1 - t, t))
     return functional.normalize(first * start + second * end, dim=-1)
 
 
@@ -101,30 +99,20 @@ def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
 def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traversal]:
     """The latents whose codes vary most, each between the 5 % and 95 % quantiles of its codes.
 
-    The others are as in the code of the mean image.
+    The others are as in the code of the mean image; on a sphere, they are scaled to keep the norm 1.
     """
     activity = found.codes.double().var(0, correction=0)
     latents = activity.argsort(descending=True, stable=True)[:count]
-    around = model.encode(found.mean_image[None].to(model.device))[0].cpu()
     limits = found.codes[:, latents].double().quantile(torch.tensor(_RANGE, dtype=torch.float64), dim=0)
-    codes = torch.stack(
-        [
-            torch.stack([_moved(around, k, v, found.on_sphere) for v in torch.linspace(low, high, steps).tolist()])
-            for k, low, high in zip(latents.tolist(), *limits.tolist(), strict=True)
-        ]
-    )
+    codes = model.encode(found.mean_image[None].to(model.device)).cpu().repeat(len(latents), steps, 1)
+    for code, latent, low, high in zip(codes, latents.tolist(), *limits.tolist(), strict=True):
+        values = torch.linspace(low, high, steps)
+        if found.on_sphere:
+            code[:, latent] = 0
+            code.copy_(functional.normalize(code, dim=1) * (1 - values.square()).clamp(min=0).sqrt()[:, None])
+        code[:, latent] = values
     rows = zip(latents.tolist(), activity[latents].tolist(), *limits.tolist(), _decoded(model, codes), strict=True)
     return [Traversal(*row) for row in rows]
-
-
-def _moved(code: Tensor, latent: int, value: float, on_sphere: bool) -> Tensor:
-    """The code with one latent at a value; on a sphere, the others are scaled to keep the norm 1."""
-    others = code.clone()
-    others[latent] = 0
-    if on_sphere:
-        others = functional.normalize(others, dim=0) * max(0.0, 1 - value**2) ** 0.5
-    others[latent] = value
-    return others
 
 
 def _decoded(model: VAE, codes: Tensor) -> Tensor:

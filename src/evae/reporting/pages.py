@@ -1,30 +1,40 @@
-"""HTML pages in one file from templates/: no script, nothing fetched, every text escaped; any width, light or dark."""
+"""The templates of pages (HTML in one file: no script, nothing fetched, every text escaped) and of tables."""
 
+import shlex
 from functools import cache
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from evae.reporting.charts import Picture
+from evae.reporting import charts
+
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " "})
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"}
+    | {"±": r"$\pm$", "≥": r"$\geq$", "\n": " ", "\r": " "}
+)
 
 
-class Figure(NamedTuple):
-    """A picture below its caption; ``alt`` describes it for those who cannot see it."""
-
-    picture: Picture
-    alt: str
-    caption: str = ""
+def render(template: str, **content: Any) -> str:
+    """The text of templates/TEMPLATE.j2; templates draw with ``charts``."""
+    text = _environment().get_template(f"{template}.j2").render(content, charts=charts, version=version("evae"))
+    return text.encode(errors="replace").decode()  # file names may hold what UTF-8 cannot encode
 
 
 @cache
-def environment() -> Environment:
-    """The templates, which escape every text."""
-    loader = PackageLoader("evae.reporting")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def page(template: str, **content: Any) -> str:
-    """The page of templates/TEMPLATE.html.j2."""
-    text = environment().get_template(f"{template}.html.j2").render(content, version=version("evae"))
-    return text.encode(errors="replace").decode()  # file names may hold what UTF-8 cannot encode
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("evae.reporting"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    environment.filters["markdown"] = lambda text: text.translate(_MARKDOWN)
+    environment.filters["latex"] = lambda text: text.translate(_LATEX)
+    return environment

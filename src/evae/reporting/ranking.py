@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from evae.runs.evaluation import Evaluation, Number
 
@@ -37,22 +38,20 @@ class Result:
         """The value of each seed."""
         return np.array([number.value for number in self.numbers])
 
-    def is_ranked(self) -> bool:
-        """Whether the values are finite and one direction is better."""
-        return self.numbers[0].better is not None and bool(np.isfinite(self.seeds).all())
-
-    def loss(self) -> "_Loss":
-        """The metric as a quantity to be minimised.
+    def loss(self) -> "_Loss | None":
+        """The metric as a quantity to be minimised; None where no direction is better or a value is not finite.
 
         A metric with a reference value c is |mean - c|: on which side of c the mean is counts as known, so that the
         loss of each image is ±(value - c).
         """
-        number = self.numbers[0]
+        number, seeds = self.numbers[0], self.seeds
+        if number.better is None or not np.isfinite(seeds).all():
+            return None
         has_reference = number.better == "reference"
         centre = (number.reference or 0.0) if has_reference else 0.0
-        sign = -1 if number.better == "higher" or (has_reference and self.seeds.mean() < centre) else 1
+        sign = -1 if number.better == "higher" or (has_reference and seeds.mean() < centre) else 1
         images = None if self.images is None or len(self.images) < 2 else sign * (self.images - centre)
-        return _Loss(sign * (self.seeds - centre), images, number.error)
+        return _Loss(sign * (seeds - centre), images, number.error)
 
 
 class _Loss(NamedTuple):
@@ -76,15 +75,14 @@ def best(results: Sequence[Result | None]) -> Verdict | None:
     two-sided p-values of the comparisons, an intersection-union test; choosing the best by the same data does not
     make it too small (Gutmann and Maymin, Ann. Statist. 1987).
     """
-    losses = {i: r.loss() for i, r in enumerate(results) if r is not None and r.is_ranked()}
+    losses = {i: loss for i, r in enumerate(results) if r is not None and (loss := r.loss()) is not None}
     if len(losses) < 2:
         return None
     winner = min(losses, key=lambda i: losses[i].seeds.mean())
-    tests = [_test(losses[winner], loss) for i, loss in losses.items() if i != winner]
-    known = [test for test in tests if test is not None]
-    if len(known) < len(tests):
+    tests = [test for i, loss in losses.items() if i != winner and (test := _test(losses[winner], loss)) is not None]
+    if len(tests) < len(losses) - 1:
         return None
-    return Verdict(winner, max(p for p, _ in known), tuple(dict.fromkeys(name for _, name in known)))
+    return Verdict(winner, max(p for p, _ in tests), tuple(dict.fromkeys(name for _, name in tests)))
 
 
 def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
@@ -104,8 +102,6 @@ def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
 
 
 def _p(difference: float, error: float, freedom: float) -> float:
-    from scipy.special import stdtr
-
     if not error > 0:
         return 0.0 if difference else 1.0
     return float(2 * stdtr(freedom, -abs(difference) / error))
@@ -113,34 +109,33 @@ def _p(difference: float, error: float, freedom: float) -> float:
 
 def significant(verdicts: Mapping[str, Verdict]) -> set[str]:
     """The metrics whose best row is better than all others, by Holm's procedure over all metrics at ``LEVEL``."""
-    found: set[str] = set()
-    for metric in sorted(verdicts, key=lambda metric: verdicts[metric].p):
-        if verdicts[metric].p > LEVEL / (len(verdicts) - len(found)):
-            break
-        found.add(metric)
-    return found
+    ordered = sorted(verdicts, key=lambda metric: verdicts[metric].p)
+    for i, metric in enumerate(ordered):
+        if verdicts[metric].p > LEVEL / (len(ordered) - i):
+            return set(ordered[:i])
+    return set(ordered)
 
 
 # What can be compared ----------------------------------------------------------------------------------------
 
 
-def basis(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """(name, value, text to show) of each thing that evaluations must share to be compared."""
+def basis(evaluation: Evaluation) -> dict[str, str]:
+    """What evaluations must share to be compared, by name."""
     size, crop = evaluation.transform.get("size"), evaluation.transform.get("crop")
-    shown = f"{evaluation.data} [{evaluation.images[:8]}]"  # two data sets may have one name
     pixels = f"{size} pixels" + (f", cropped to {crop}" if crop else "")
-    others = {"size": pixels, "split": evaluation.split, "latents": evaluation.latents}
-    return [("images", evaluation.images, shown), *((name, value, value) for name, value in others.items())]
+    return {"images": evaluation.images, "size": pixels, "split": evaluation.split, "latents": evaluation.latents}
 
 
 def disagreement(evaluations: Mapping[str, Evaluation]) -> str | None:
     """One sentence on how evaluations, by run, differ in images or latents; None where they agree."""
-    told = []
-    for of_runs in zip(*map(basis, evaluations.values()), strict=True):
-        names, values, shown = zip(*of_runs, strict=True)
+    told, bases = [], [basis(evaluation) for evaluation in evaluations.values()]
+    for name in bases[0]:
+        values = [of_run[name] for of_run in bases]
         if len(set(values)) > 1:
-            each = (f"{text} for {run}" for run, text in zip(evaluations, shown, strict=True))
-            told.append(f"{names[0]}: {', '.join(each)}")
+            if name == "images":  # two data sets may have one name
+                values = [f"{e.data} [{images[:8]}]" for e, images in zip(evaluations.values(), values, strict=True)]
+            each = (f"{value} for {run}" for run, value in zip(evaluations, values, strict=True))
+            told.append(f"{name}: {', '.join(each)}")
     if not told:
         return None
     return f"Nothing is marked as best, because the runs were evaluated differently ({'; '.join(told)})."
@@ -149,9 +144,7 @@ def disagreement(evaluations: Mapping[str, Evaluation]) -> str | None:
 def incomparable(evaluations: Sequence[Evaluation], likelihoods: Sequence[str]) -> dict[str, str]:
     """Metrics that cannot be compared though the images are the same, each with the reason.
 
-    Args:
-        evaluations: one for each run.
-        likelihoods: the name of each run's p(x|z), whose densities have different units.
+    ``likelihoods`` names each run's p(x|z): densities of different ones have different units.
     """
     reasons: dict[str, str] = {}
     first: dict[str, dict[str, Any]] = {}

@@ -8,6 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evae.reporting.pages import render
+
+_LATEX_COLUMNS = 4  # of numbers, which fit the width of an article
+
 
 class Cell(NamedTuple):
     """A text, perhaps in bold."""
@@ -32,19 +36,8 @@ class Grid:
 
     def split(self, count: int) -> "list[Grid]":
         """Grids of at most ``count`` columns each, besides the first."""
-        starts = range(1, len(self.header), count)
-        parts = [[0, *range(start, min(start + count, len(self.header)))] for start in starts]
-        return [Grid([self.header[i] for i in p], [[row[i] for i in p] for row in self.rows]) for p in parts]
-
-
-_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " "})
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"}
-    | {"±": r"$\pm$", "≥": r"$\geq$", "\n": " ", "\r": " "}
-)
-_LATEX_COLUMNS = 4  # of numbers, which fit the width of an article
+        parts = [slice(start, start + count) for start in range(1, len(self.header), count)]
+        return [Grid([self.header[0], *self.header[p]], [[row[0], *row[p]] for row in self.rows]) for p in parts]
 
 
 def print_grid(grid: Grid) -> None:
@@ -61,14 +54,7 @@ def print_grid(grid: Grid) -> None:
 
 def markdown(grid: Grid, notes: Sequence[str] = ()) -> str:
     """A pipe table, as GitHub and Pandoc read it, and the notes below it."""
-
-    def line(texts: Sequence[str]) -> str:
-        return f"| {' | '.join(texts)} |"
-
-    rule = ["---" if i < grid.words else "---:" for i in range(len(grid.header))]
-    rows = [[_marked(cell, _MARKDOWN, "**", "**") for cell in row] for row in grid.rows]
-    table = [line([text.translate(_MARKDOWN) for text in grid.header]), line(rule), *map(line, rows)]
-    return "\n\n".join(["\n".join(table), *(note.translate(_MARKDOWN) for note in notes)]) + "\n"
+    return render("table.md", grid=grid, notes=notes)
 
 
 def latex(grid: Grid, notes: Sequence[str] = ()) -> str:
@@ -77,21 +63,4 @@ def latex(grid: Grid, notes: Sequence[str] = ()) -> str:
     A table too wide for a page is transposed, and split where there are many rows.
     """
     is_wide = len(grid.header) - grid.words > _LATEX_COLUMNS
-    parts = grid.transposed().split(_LATEX_COLUMNS) if is_wide else [grid]
-    return "\n".join([*map(_tabular, parts), *(f"% {' '.join(note.split())}" for note in notes)]) + "\n"
-
-
-def _tabular(grid: Grid) -> str:
-    def line(texts: Sequence[str]) -> str:
-        return " & ".join(texts) + r" \\"
-
-    columns = "l" * grid.words + "r" * (len(grid.header) - grid.words)
-    rows = [line([_marked(cell, _LATEX, r"\textbf{", "}") for cell in row]) for row in grid.rows]
-    header = line([text.translate(_LATEX) for text in grid.header])
-    inside = [r"\hline", header, r"\hline", *rows, r"\hline"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"])
-
-
-def _marked(cell: Cell, escapes: dict[int, str], before: str, after: str) -> str:
-    text = cell.text.translate(escapes)
-    return f"{before}{text}{after}" if cell.bold and text else text
+    return render("table.tex", grids=grid.transposed().split(_LATEX_COLUMNS) if is_wide else [grid], notes=notes)
