@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from evae.files import replacing
 
@@ -31,15 +32,12 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     """Images (N, C, H, W) in [0, 1] on a white grid."""
-    pixels = to_uint8(images)
-    count, height, width, _ = pixels.shape
+    count, channels, height, width = images.shape
     columns = min(columns, count)
-    rows = -(-count // columns)
-    size = (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP)
-    grid = Image.new("L" if pixels.shape[-1] == 1 else "RGB", size, "white")
-    for i, image in enumerate(pixels):
-        grid.paste(to_image(image), (_GAP + i % columns * (width + _GAP), _GAP + i // columns * (height + _GAP)))
-    return grid
+    tiles = images.new_ones(-(-count // columns) * columns, channels, height + _GAP, width + _GAP)
+    tiles[:count, :, _GAP:, _GAP:] = images
+    grid = tiles.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -144,8 +144,7 @@ def _legend(figure: Figure, entries: dict[str, Artist]) -> None:
     entries = {_plain(name): artist for name, artist in entries.items() if name}
     if entries:
         columns = round(figure.get_figwidth() * 9.6) // (max(map(len, entries)) + 6)
-        columns = max(1, min(len(entries), columns))
-        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=max(1, columns))
 
 
 def _plain(name: str) -> str:

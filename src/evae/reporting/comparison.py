@@ -129,8 +129,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _evaluation(run: RunFolder) -> Evaluation:
     if not run.path.is_dir():
         raise RunError(f"{run} is no run folder: it does not exist")
-    evaluation = read_evaluation(run)
-    if evaluation is None:
+    if (evaluation := read_evaluation(run)) is None:
         raise RunError(f"{run} has not been evaluated; evae evaluate {run} does that")
     return evaluation
 
@@ -174,9 +173,6 @@ def _grouped(pairs: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
     return groups
-
-
-# The table ---------------------------------------------------------------------------------------------------
 
 
 def _metrics(rows: Sequence[_Row]) -> list[str]:
@@ -238,9 +234,6 @@ def _csv(rows: Sequence[_Row]) -> str:
             errors = {f"{number.name} standard error": number.error for number in numbers}
             writer.writerow(about | {number.name: number.value for number in numbers} | errors)
     return file.getvalue()
-
-
-# The page ----------------------------------------------------------------------------------------------------
 
 
 def _losses(runs: Sequence[_Run]) -> Panel:
