@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -75,8 +76,8 @@ def evaluate(
         show: print the table.
 
     Returns:
-        What evaluation.json holds: model, data, split, count, latents, metrics of the reconstructions with their
-        standard_errors, and all sections. bce and the divergence are nats per image.
+        What evaluation.json holds: what was measured, metrics of the reconstructions with their standard_errors, and
+        all sections. bce and the divergence are nats per image.
 
     Raises:
         RunError: the folder is no run, or its weights are damaged.
@@ -92,7 +93,7 @@ def evaluate(
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
     options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes)
-    name = RESULTS if data is None or _is_own(run, store) else _file_of(run, store)
+    name = RESULTS if data is None else _file_name(run, store)
     sections, values = _measure(run, Context(model, store, seed), options, _earlier(run, name))
     evaluation = Evaluation(
         model=type(model).__name__,
@@ -123,8 +124,8 @@ def _measure(
     """
     store = context.store
     old, old_values = (earlier.sections, earlier.values) if earlier else ({}, {})
-    circumstances = repr((store.fingerprint, store.transform, context.seed, version("evae"))).encode()
-    basis = _digest(*((run.path / name).read_bytes() for name in (CONFIG, WEIGHTS)), circumstances)
+    files = [_digest((run.path / name).read_bytes()) for name in (CONFIG, WEIGHTS)]
+    basis = _digest(repr((*files, store.fingerprint, store.transform, context.seed, version("evae"))).encode())
     sections: dict[str, Section] = {}
     values: dict[str, NDArray[np.float64]] = {}
     for measurement in MEASUREMENTS:
@@ -140,11 +141,8 @@ def _measure(
     return sections, values
 
 
-def _digest(*contents: bytes) -> str:
-    digest = blake2b(digest_size=8)
-    for content in contents:
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=8).hexdigest()
 
 
 def _earlier(run: RunFolder, name: str) -> Evaluation | None:
@@ -156,17 +154,13 @@ def _earlier(run: RunFolder, name: str) -> Evaluation | None:
     return earlier if earlier and earlier.values else None
 
 
-def _is_own(run: RunFolder, store: Store) -> bool:
-    """Whether these are the images that the run was trained on, cropped and resized in the same way."""
-    try:
-        own = own_images(run) if trained_images(run) in (None, store.fingerprint) else None
-    except DataError:
-        return False
-    return own is not None and (own.fingerprint, own.transform) == (store.fingerprint, store.transform)
-
-
-def _file_of(run: RunFolder, store: Store) -> str:
-    """The file for other data, by their name; also by their fingerprint where other data of that name have the file."""
+def _file_name(run: RunFolder, store: Store) -> str:
+    """evaluation.json for the run's own images; others are named, by their fingerprint too where the name is taken."""
+    with suppress(DataError):
+        if trained_images(run) in (None, store.fingerprint):
+            own = own_images(run)
+            if (own.fingerprint, own.transform) == (store.fingerprint, store.transform):
+                return RESULTS
     stem = re.sub(r"[^\w.-]+", "-", Path(store.source).stem)[:60].strip("-.") or "data"
     earlier = _earlier(run, f"evaluation-{stem}.json")
     if earlier and earlier.images != store.fingerprint:

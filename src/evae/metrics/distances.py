@@ -82,9 +82,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     factor = covariance.new_zeros(len(covariance), rank)
     factor[pivots - 1] = torch.from_numpy(upper[:rank]).triu().T
     eigenvalues = torch.linalg.eigvalsh(factor.T @ other_covariance @ factor).clamp(min=0)
-    difference = (mean - other_mean).square().sum()
-    distance = difference + covariance.trace() + other_covariance.trace() - 2 * eigenvalues.sqrt().sum()
-    return max(distance.item(), 0.0)
+    traces = covariance.trace() + other_covariance.trace() - 2 * eigenvalues.sqrt().sum()
+    return max(((mean - other_mean).square().sum() + traces).item(), 0.0)
 
 
 def frechet_spread(features: Tensor, others: Tensor, seed: int = 0) -> float:
@@ -96,17 +95,11 @@ def frechet_spread(features: Tensor, others: Tensor, seed: int = 0) -> float:
     groups = min(_GROUPS, len(features), len(others))
     if groups < 3:
         return math.nan
-    group_of, group_of_other = (
-        torch.randperm(len(x), generator=Generator().manual_seed(seed)) % groups for x in (features, others)
-    )
-
-    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.double().mean(0), torch.cov(x.double().T)
-
-    distances = [
-        frechet_distance(*moments(features[group_of != group]), *moments(others[group_of_other != group]))
-        for group in range(groups)
-    ]
+    sets = [(x, torch.randperm(len(x), generator=Generator().manual_seed(seed)) % groups) for x in (features, others)]
+    distances = []
+    for group in range(groups):
+        kept = [x[group_of_row != group].double() for x, group_of_row in sets]
+        distances.append(frechet_distance(*(moment for x in kept for moment in (x.mean(0), x.T.cov()))))
     return (groups - 1) / math.sqrt(groups) * torch.tensor(distances, dtype=torch.float64).std().item()
 
 

@@ -25,20 +25,12 @@ _URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weight
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network and the preprocessing of images for it.
+    """A network and the preprocessing of images for it."""
 
-    Attributes:
-        name: "inception", "efficientnet-lite0" or "module:callable".
-        resize: the resizing in words, recorded with every distance.
-        network: what ``prepare`` returns to features (N, F).
-        prepare: 8-bit images (N, C, H, W) on ``device`` to what the network takes.
-        device: where the network is.
-    """
-
-    name: str
-    resize: str
-    network: Callable[[Tensor], Tensor]
-    prepare: Callable[[Tensor], Tensor]
+    name: str  # "inception", "efficientnet-lite0" or "module:callable"
+    resize: str  # the resizing in words, recorded with every distance
+    network: Callable[[Tensor], Tensor]  # what ``prepare`` returns to features (N, F)
+    prepare: Callable[[Tensor], Tensor]  # 8-bit images (N, C, H, W) on ``device`` to what the network takes
     device: torch.device
 
     @property

@@ -17,15 +17,8 @@ from evae.data import Store, to_float
 from evae.data.cache import cache_folder
 from evae.figures import to_bytes
 from evae.files import write_atomically
-from evae.metrics.distances import (
-    FeatureSet,
-    coverage,
-    frechet_distance,
-    frechet_spread,
-    kernel_distance,
-    kernel_distance_of_pairs,
-    nearest_distance,
-)
+from evae.metrics import distances
+from evae.metrics.distances import FeatureSet
 from evae.metrics.features import Extractor
 from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
@@ -39,11 +32,7 @@ _NEIGHBOURS = 5
 def _measure(context: Context, options: Options) -> Measured:
     """Distances of reconstructions (the paper's protocol) and of samples of the prior to the hold-out images.
 
-    Images are rounded to 8 bits before features are taken. With Inception's the Fréchet distance is called fid and the
-    kernel distance kid, with others frechet_distance and kernel_distance.
-
-    Raises:
-        DataError: the features are not finite.
+    Images are rounded to 8 bits. Of Inception's features the distances are called fid and kid.
     """
     model, extractor = context.model, options.extractor
     assert extractor is not None  # as _depends_on says
@@ -59,12 +48,10 @@ def _measure(context: Context, options: Options) -> Measured:
             f"{count} images are fewer than the {dimension} dimensions of {extractor.name}'s features: the Fréchet "
             f"distance depends on their number and is too large; more than {dimension} are needed, 10,000 are usual"
         )
-    numbers = [
-        *_distances("reconstructions", rebuilt, real, extractor, context.seed),
-        *_distances("samples", drawn, real, extractor, context.seed),
-    ]
+    numbers = _distances("reconstructions", rebuilt, real, extractor, context.seed)
+    numbers += _distances("samples", drawn, real, extractor, context.seed)
     if count > _NEIGHBOURS:
-        covered = coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
+        covered = distances.coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
         numbers += [Number(f"samples: {name}", value, better="higher") for name, value in covered.items()]
     settings: dict[str, str | int | float | bool] = {
         "features": extractor.name,
@@ -92,15 +79,12 @@ def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Ext
         warn(f"no Fréchet and kernel distances of {kind}: they need at least 2 of them and 2 hold-out images")
         return []
     frechet, kernel = ("fid", "kid") if extractor.is_fid else ("frechet_distance", "kernel_distance")
-    distance = frechet_distance(features.mean, features.covariance, real.mean, real.covariance)
-    kept = features.kept, real.kept
+    distance = distances.frechet_distance(features.mean, features.covariance, real.mean, real.covariance)
+    kept, paired = (features.kept, real.kept), kind == "reconstructions"
     # The Fréchet distance is of all images, not only of those kept.
-    error = frechet_spread(*kept, seed) * math.sqrt(max(len(x.kept) / x.count for x in (features, real)))
-    mmd, mmd_error = kernel_distance_of_pairs(*kept) if kind == "reconstructions" else kernel_distance(*kept, seed)
-    return [
-        Number(f"{kind}: {frechet}", distance, error, "lower"),
-        Number(f"{kind}: {kernel}", mmd, mmd_error, "lower"),
-    ]
+    error = distances.frechet_spread(*kept, seed) * math.sqrt(max(len(x.kept) / x.count for x in (features, real)))
+    mmd = distances.kernel_distance_of_pairs(*kept) if paired else distances.kernel_distance(*kept, seed)
+    return [Number(f"{kind}: {frechet}", distance, error, "lower"), Number(f"{kind}: {kernel}", *mmd, "lower")]
 
 
 def _drawn(model: VAE, count: int, extractor: Extractor) -> tuple[FeatureSet, Tensor]:
@@ -141,7 +125,7 @@ def _memorised(samples: Tensor, store: Store) -> list[Number]:
     nearest = torch.full((len(images),), torch.inf)
     for start in range(0, len(store.train), 5_000):
         others = to_float(store.train.read(slice(start, start + 5_000)), cpu)
-        nearest = torch.minimum(nearest, nearest_distance(images, others))
+        nearest = torch.minimum(nearest, distances.nearest_distance(images, others))
     return [
         mean_of("samples: nearest_training_distance", nearest[: len(samples)]),
         mean_of("samples: nearest_training_distance_of_holdout", nearest[len(samples) :]),

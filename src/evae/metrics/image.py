@@ -48,9 +48,9 @@ def structural_similarity(reconstructions: Tensor, images: Tensor) -> Tensor | N
     """SSIM of each image, mean over pixels and channels, range 1, shape (N,) (Wang et al. 2004).
 
     With their Gaussian windows of 11 pixels and standard deviation 1.5, and images mirrored at their edges; None for
-    images smaller than a window. Separable windows as matrices: the two-dimensional convolutions of torchmetrics,
-    which give the same values, take nearly as long as the networks.
+    images smaller than a window.
     """
+    # Separable windows as matrices: torchmetrics' convolutions, with the same values, take as long as the networks.
     x, y = reconstructions, images
     if min(x.shape[2:]) < _SSIM_WINDOW:
         return None
@@ -89,7 +89,7 @@ STATISTICS: list[tuple[str, Callable[[Tensor], Tensor]]] = [("sharpness", sharpn
 class Sharpness:
     """Mean of ``sharpness`` over batches of images, in double precision.
 
-    Example:
+    Examples:
         >>> metric = Sharpness()
         >>> metric.update(torch.zeros(2, 1, 8, 8))
         >>> metric.compute()

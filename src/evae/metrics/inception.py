@@ -111,21 +111,16 @@ def load_inception(path: Path) -> nn.Module:
 
 
 def load_weights(network: nn.Module, path: Path, title: str, others: Mapping[str, _Shape] | None = None) -> None:
-    """Load the weights of a file, which may also hold ``others``; errors call the network ``title``.
-
-    Raises:
-        DataError: as in ``load_inception``.
-    """
+    """Load the weights of a file, which may also hold ``others``; errors call the network ``title``."""
     state = _read_state(path)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     known = own | dict(others or {})
-    # Batch normalisation's count of batches is for training only; old files do not have it.
-    differences = [f"it has no {name}" for name in own if name not in state and not name.endswith("batches_tracked")]
-    differences += [f"it has {name}" for name in state if name not in known]
-    differences += [
-        f"its {name} is of shape {tuple(tensor.shape)}, not {known[name]}"
-        for name, tensor in state.items()
-        if name in known and tensor.shape != known[name]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differences = [
+        # Batch normalisation's count of batches is for training only; old files do not have it.
+        *(f"it has no {name}" for name in own if name not in state and not name.endswith("batches_tracked")),
+        *(f"it has {name}" for name in state if name not in known),
+        *(f"its {name} is of shape {x}, not {known[name]}" for name, x in shapes.items() if x != known.get(name, x)),
     ]
     if differences:
         raise DataError(f"{path} holds weights of another network than {title}: {differences[0]}")
@@ -149,12 +144,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             what = found[1] or found[2]
             raise DataError(f"{path} holds more than weights ({what}), which could run code, and is refused") from error
         raise DataError(f"{path} is damaged or holds something else than weights, and is refused") from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_dense(v) for k, v in state.items()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) and v.is_cpu and v.layout == torch.strided and not v.is_quantized
+        for k, v in state.items()
+    ):
         raise DataError(f"{path} holds no state dict, which is a weight for each name")
     return state
-
-
-def _is_dense(value: object) -> bool:
-    if not isinstance(value, Tensor):
-        return False
-    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized

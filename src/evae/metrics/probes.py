@@ -26,6 +26,11 @@ def _measure(context: Context, _: Options) -> Measured:
     drawn at random. Data without labels have no numbers, and a warning says so.
     """
     from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     model, store, seed = context.model, context.store, context.seed
     train, test = (_labelled(images, seed) for images in (store.train, store.holdout))
@@ -41,12 +46,19 @@ def _measure(context: Context, _: Options) -> Measured:
         "pixels": (pixels, test_pixels),
         "pca": (components.transform(pixels), components.transform(test_pixels)),
     }
-    accuracies = {name: _accuracies(x, labels, y, store.holdout.labels[test]) for name, (x, y) in inputs.items()}
-    numbers = [
-        Number(f"{kind} accuracy, {name}", of_kind, math.sqrt(of_kind * (1 - of_kind) / len(test)), "higher")
-        for i, kind in enumerate(("linear", "nearest_neighbours"))
-        for name, of_kind in ((name, both[i]) for name, both in accuracies.items())
-    ]
+    classifiers = {
+        "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
+        # not standardised, which would make unused latents as important as the others
+        "nearest_neighbours": KNeighborsClassifier(min(5, len(codes))),
+    }
+    numbers = []
+    for kind, classifier in classifiers.items():
+        for name, (x, y) in inputs.items():
+            with warnings.catch_warnings():  # 300 steps are enough to tell codes apart
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                accuracy = float(classifier.fit(x, labels).score(y, store.holdout.labels[test]))
+            error = math.sqrt(accuracy * (1 - accuracy) / len(test))
+            numbers.append(Number(f"{kind} accuracy, {name}", accuracy, error, "higher"))
     return Measured(numbers, settings={"train_count": len(codes), "count": len(test)})
 
 
@@ -56,8 +68,7 @@ PROBES = Measurement("probes", _measure, lambda options: {} if options.probes el
 def _labelled(images: Images, seed: int) -> NDArray[np.int64]:
     """Indices of at most 10,000 images with labels, in order."""
     known = np.flatnonzero(np.asarray(images.labels) >= 0)
-    chosen = np.random.default_rng(seed).permutation(known)[:_MAX_IMAGES]
-    return np.sort(chosen)
+    return np.sort(np.random.default_rng(seed).permutation(known)[:_MAX_IMAGES])
 
 
 def _training_data(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple[Any, Any, NDArray[np.int64]]:
@@ -69,20 +80,3 @@ def _training_data(model: VAE, images: Images, rows: NDArray[np.int64]) -> tuple
         pixels.append(batch.flatten(1).cpu())
     good = ~np.isin(rows, list(images.bad))
     return torch.cat(codes).double().numpy()[good], torch.cat(pixels).numpy()[good], images.labels[rows[good]]
-
-
-def _accuracies(x: Any, labels: Any, test: Any, expected: Any) -> tuple[float, float]:
-    """Of a linear probe and of nearest neighbours."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    with warnings.catch_warnings():  # 300 steps are enough to tell codes apart
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        linear.fit(x, labels)
-    # not standardised, which would make unused latents as important as the others
-    neighbours = KNeighborsClassifier(min(5, len(x))).fit(x, labels)
-    return float(linear.score(test, expected)), float(neighbours.score(test, expected))

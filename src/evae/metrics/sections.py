@@ -19,15 +19,7 @@ from evae.runs.images import batches
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
-
-    Attributes:
-        latents, repeats: samples of each posterior, and how many; or its code.
-        likelihood: posterior samples per image for the bound on ln p(x); None: no bound.
-        extractor: of the features for distances; None: no distances.
-        samples: images to draw for the distances.
-        probes: whether to fit probes.
-    """
+    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances."""
 
     latents: Latents = "sample"
     repeats: int = 1
@@ -64,12 +56,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A section of an evaluation.
+    """A section of an evaluation, by its name.
 
-    Attributes:
-        name: of the section.
-        measure: computes it.
-        depends_on: the options that it depends on, as JSON has them; None where it was not asked for.
+    ``depends_on`` returns the options that it depends on, as JSON has them; None where it was not asked for.
     """
 
     name: str

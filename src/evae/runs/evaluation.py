@@ -25,14 +25,9 @@ Better = Literal["lower", "higher", "reference"]
 
 @dataclass(frozen=True)
 class Number:
-    """A measured number.
+    """A measured number, NaN where it is not finite, with its standard error if it has one.
 
-    Attributes:
-        name: as shown and as in the file.
-        value: NaN where it is not finite.
-        error: standard error; None where there is none.
-        better: lower, higher, or closer to ``reference``; None where no direction is better.
-        reference: the value to be close to.
+    ``better`` is lower, higher, or closer to ``reference``; None where no direction is better.
     """
 
     name: str
@@ -47,15 +42,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Section:
-    """Numbers that were measured together.
+    """Numbers that were measured together: "reconstructions", "latents", ..., or a user's own.
 
-    Attributes:
-        name: "reconstructions", "latents", "likelihood", "distances", "probes", or a user's own.
-        key: digest of all it depends on: weights, images, transform, seed, version and options.
-        numbers: in the order in which they are shown.
-        settings: what it was measured with; numbers of two runs are comparable where these are equal. A key
-            "samples: count" concerns the numbers whose names begin with "samples: ".
-        details: what is no number, such as the rate of each latent dimension.
+    ``key`` is a digest of all they depend on: weights, images, transform, seed, version and options. Numbers of two
+    runs are comparable where ``settings`` are equal; a key "samples: count" concerns the numbers whose names begin with
+    "samples: ". ``details`` are what is no number, such as the rate of each latent dimension.
     """
 
     name: str
@@ -67,15 +58,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured of a run on some images.
+    """All that was measured of a run on some images, in sections by name.
 
-    Attributes:
-        model: name of the family.
-        data, images, transform: the data as the user named them, their fingerprint, and their crop and size.
-        split, count: which of the images, and how many.
-        latents, repeats, seed: how posteriors were sampled.
-        sections: by name.
-        values: (count,) values by metric.
+    ``data``, ``images`` and ``transform`` are the data as the user named them, their fingerprint, and their crop and
+    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled; ``values`` are (count,) by metric.
     """
 
     model: str
@@ -111,10 +97,10 @@ class Evaluation:
             **{name: getattr(self, name) for name in _ABOUT},
             "metrics": {number.name: number.value for number in own},
             "standard_errors": {number.name: number.error for number in own},
-            "sections": {name: asdict(section) for name, section in self.sections.items()},
+            "sections": {
+                name: {k: v for k, v in asdict(s).items() if k != "name"} for name, s in self.sections.items()
+            },
         }
-        for section in result["sections"].values():
-            del section["name"]
         plain: dict[str, Any] = json.loads(json.dumps(result), parse_constant=lambda _: None)
         return plain
 
@@ -125,10 +111,9 @@ class Evaluation:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: it is damaged, or of another version.
         """
-        if result["version"] != VERSION:
-            raise ValueError(f"version {result['version']} of an evaluation, not {VERSION}")
-        if wrong := [name for name, kind in _ABOUT.items() if not isinstance(result[name], kind)]:
-            raise TypeError(f"{', '.join(wrong)} of an evaluation have another type")
+        wrong = [name for name, kind in _ABOUT.items() if not isinstance(result[name], kind)]
+        if wrong or result["version"] != VERSION:
+            raise ValueError(f"version {result['version']}, not {VERSION}, or another type of {', '.join(wrong)}")
         sections = {name: _section(name, **section) for name, section in result["sections"].items()}
         return cls(**{name: result[name] for name in _ABOUT}, sections=sections)
 
@@ -145,8 +130,8 @@ def _section(name: str, key: str, numbers: Any, settings: dict[str, Any], detail
 def _number(name: str, value: float | None, error: float | None, better: Any, reference: float | None) -> Number:
     if better not in (None, *get_args(Better)):
         raise ValueError(f"better is {better}")
-    error, reference = (None if x is None else float(x) for x in (error, reference))
-    return Number(str(name), math.nan if value is None else float(value), error, better, reference)
+    value, error, reference = (None if x is None else float(x) for x in (value, error, reference))
+    return Number(str(name), math.nan if value is None else value, error, better, reference)
 
 
 def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
@@ -174,11 +159,7 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
 def write_evaluation(
     run: RunFolder, evaluation: Evaluation, per_image: dict[str, NDArray[np.float64]], name: str = RESULTS
 ) -> Path:
-    """Write the values of each image, then the evaluation with their digest; the path of the latter.
-
-    Raises:
-        RunError: they cannot be written.
-    """
+    """Write the values of each image, then the evaluation with their digest; the path of the latter."""
     path = run.path / name
     content = save({metric: np.asarray(values, np.float64) for metric, values in per_image.items()})
     write_atomically(path.with_suffix(".safetensors"), content)
