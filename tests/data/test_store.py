@@ -181,6 +181,24 @@ class TestFolders:
         with pytest.raises(DataError, match="holds 1 files, but no images"):
             open_store(str(tmp_path))
 
+    def test_a_path_is_as_good_as_its_name(self, tmp_path, capsys):
+        for name in ("train", "test", "other"):
+            fill(tmp_path / "data" / name, 3, start=ord(name[0]))
+        named, images = open_store(str(tmp_path / "data")), open_store(tmp_path / "data")
+        assert images.fingerprint == named.fingerprint
+        assert images.holdout.folder == named.holdout.folder
+        assert images.source == str(tmp_path / "data")
+        first, second = capsys.readouterr().err.splitlines()
+        assert first == second
+        with pytest.raises(DataError, match="is no file or folder that exists"):
+            open_store(tmp_path / "nowhere")
+
+    def test_split_folders_that_differ_in_case_only(self, tmp_path):
+        for i, name in enumerate(("train", "Train", "test")):
+            fill(tmp_path / name, 3, start=10 * i)
+        images = open_store(str(tmp_path))
+        assert (len(images.train), len(images.holdout)) == (6, 3)
+
     def test_missing_path(self, tmp_path):
         for missing in (tmp_path / "nowhere", "nowhere", "./a/b", tmp_path / "x.npz"):
             with pytest.raises(DataError, match="is no file or folder that exists, nor a built-in name"):

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.data.paths import existing, listing_key
-from evae.data.rows import NO_LABEL, Row, Source, label, natural_size, splits_of, words
+from evae.data.rows import NO_LABEL, Row, Source, existing, label, listing_key, natural_size, splits_of, words
 from evae.errors import DataError, first_line
 
 _LABELS = {"y", "label", "labels", "mask", "masks"}
@@ -36,9 +35,8 @@ def arrays(data: str) -> Source | None:
     def rows() -> Iterator[Row]:
         number = count()
         for pixels, labels, split in chosen:
-            for i in range(len(pixels)):
-                code = NO_LABEL if labels is None else label(int(labels[i]))
-                yield Row(str(next(number)), _to_uint8(data, pixels[i]), code, split)
+            for image, code in zip(pixels, labels, strict=True):
+                yield Row(str(next(number)), _to_uint8(data, image), label(code), split)
 
     total = sum(len(pixels) for pixels, _, _ in chosen)
     if not total:
@@ -79,11 +77,11 @@ def _to_uint8(data: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return (pixels * 255.0).round().astype(np.uint8)
 
 
-def _labels(arrays: dict[str, NDArray[Any]], images: str) -> NDArray[Any] | None:
+def _labels(arrays: dict[str, NDArray[Any]], images: str) -> list[int]:
     """The labels beside an array of images: y_train for x_train, train_labels for train_images, ..."""
     for old, new in (("x", "y"), ("images", "labels"), ("data", "labels"), ("image", "label")):
         name = re.sub(rf"(?<![a-zA-Z]){old}(?![a-zA-Z])", new, images)
         labels = arrays.get(name) if name != images else None
         if labels is not None and labels.size == len(arrays[images]) and np.issubdtype(labels.dtype, np.integer):
-            return labels.ravel()
-    return None
+            return labels.ravel().tolist()
+    return [NO_LABEL] * len(arrays[images])

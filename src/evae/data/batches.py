@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
 @lru_cache(maxsize=2)
@@ -76,7 +75,7 @@ def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray
     return np.random.default_rng([seed, epoch, window + 1]).permutation(images)
 
 
-def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "Tensor":
+def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "torch.Tensor":
     """8-bit images (N, C, H, W) as float32 in [0, 1] on ``device``."""
     import torch  # here, as processes that decode images do not need it
 

@@ -33,25 +33,17 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     """The description of a store; None where there is no store or a damaged one."""
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        pixels = math.prod(meta["image_shape"])
         for split, count in meta["count"].items():
-            others = (folder / f"{split}-{name}" for name in ("labels.npy", "names.json"))
-            if (folder / f"{split}.u8").stat().st_size != count * pixels or not all(map(Path.exists, others)):
+            size, *_ = [(folder / f"{split}{end}").stat().st_size for end in (".u8", "-labels.npy", "-names.json")]
+            if size != count * math.prod(meta["image_shape"]):
                 return None
+        return meta
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return meta
 
 
 def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> dict[str, Any]:
-    """Build the store in ``folder`` under a lock: of two processes one builds and the other waits.
-
-    Returns:
-        As ``read_meta``.
-
-    Raises:
-        DataError: a split has no decodable image, or an image is undecodable and ``skip_bad`` is false.
-    """
+    """``read_meta`` of a store that is built under a lock: of two processes one builds and the other waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
@@ -65,8 +57,7 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
-        prefix, suffix = f"{folder.name}.", ".tmp"
-        with TemporaryDirectory(suffix, prefix, folder.parent, ignore_cleanup_errors=True) as temporary:
+        with TemporaryDirectory(".tmp", f"{folder.name}.", folder.parent, ignore_cleanup_errors=True) as temporary:
             meta = _build(source, size, crop, skip_bad, Path(temporary))
             os.replace(temporary, folder)
         return meta
@@ -88,13 +79,9 @@ class _Image(NamedTuple):
     digest: bytes  # of its undecoded content
 
 
-class _Chunk(NamedTuple):
-    """Some decoded images in order."""
-
-    path: Path  # file of their pixels (n, 3, size, size), which are too many to be sent between processes
-    images: list[_Image]
-    grey: bool  # whether all are
-    bad: list[str]  # "name reason" of each undecodable image
+# The file of n images' pixels (n, 3, size, size), too large to be sent between processes, the images, whether all are
+# grey, and "name reason" of each undecodable image.
+_Chunk = tuple[Path, list[_Image], bool, list[str]]
 
 
 class _Writer:
@@ -128,15 +115,16 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
     with ExitStack() as files, progress() as bar:
         writers = {s: _Writer(files.enter_context((folder / f"{s}.u8").open("wb"))) for s in splits_here}
         task = bar.add_task(f"decoding {source.name}", total=source.count)
-        for chunk in _decode_all(source, size, crop, folder):
-            bar.advance(task, len(chunk.images) + len(chunk.bad))
-            skipped += chunk.bad
+        for path, images, all_grey, bad in _decode_all(source, size, crop, folder):
+            bar.advance(task, len(images) + len(bad))
+            skipped += bad
             check_bad_images(skipped, skip_bad)
-            grey = grey and chunk.grey
-            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, 3, size, size)
-            chunk.path.unlink()
-            for image, its_pixels in zip(chunk.images, pixels, strict=True):
-                split = image.split or _split_of(image.digest)
+            grey = grey and all_grey
+            pixels = np.fromfile(path, np.uint8).reshape(-1, 3, size, size)
+            path.unlink()
+            for image, its_pixels in zip(images, pixels, strict=True):
+                by_content: Split = "holdout" if int.from_bytes(image.digest) % 10 == 0 else "train"  # one in ten
+                split = image.split or by_content
                 fingerprint.update(split.encode() + image.digest)
                 if first is None and image.split is None:
                     first = split, image, its_pixels
@@ -147,8 +135,8 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
             writers[empty[0] if len(empty) == 1 else first[0]].add(*first[1:])
         for split, writer in writers.items():
             if not writer.images:
-                bad = f" ({len(skipped)} cannot be decoded: {listed(skipped, '; ')})" if skipped else ""
-                raise DataError(f"--data {source.name} has no usable image for the {split} split{bad}")
+                why = f" ({len(skipped)} cannot be decoded: {listed(skipped, '; ')})" if skipped else ""
+                raise DataError(f"--data {source.name} has no usable image for the {split} split{why}")
             writer.finish(size, grey)
     meta = {
         "source": absolute(source.name),
@@ -164,11 +152,8 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
 
 
 def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Chunk]:
-    """The images in order, decoded a few chunks ahead, by one process per available CPU.
-
-    Much of Pillow is Python, so threads decode small images no faster than one thread; but few images are decoded
-    before processes have started.
-    """
+    """The images in order, decoded a few chunks ahead, by one process per available CPU."""
+    # Much of Pillow is Python: threads decode small images no faster than one, but start faster than processes.
     rows = source.rows()
     chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
     backend = "loky" if source.count >= _MANY else "threading"
@@ -195,9 +180,4 @@ def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _
         raw = content if isinstance(content, bytes) else content.tobytes()
         images.append(_Image(row.name, row.label, row.split, blake2b(raw, digest_size=8).digest()))
     pixels[: len(images)].tofile(path)
-    return _Chunk(path, images, grey, bad)
-
-
-def _split_of(digest: bytes) -> Split:
-    """One image in ten is held out, chosen by content."""
-    return "holdout" if int.from_bytes(digest) % 10 == 0 else "train"
+    return path, images, grey, bad

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -101,11 +102,13 @@ def cache(prune: bool = False, older_than: float | None = None, max_size: float 
 
 def _entries(root: Path) -> list[Entry]:
     """All in the cache, the most recently used first."""
-    entries = list[Entry]()
     try:
-        paths = list(root.iterdir()) if root.exists() else []
+        paths = list(root.iterdir())
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise DataError(f"the image cache in {root} cannot be read ({error.strerror or error})") from error
+    entries = list[Entry]()
     for path in paths:
         with suppress(OSError):  # another process has deleted it, or it cannot be read
             entries += _entry(path)
@@ -121,26 +124,21 @@ def _entry(path: Path) -> Iterator[Entry]:
     files = [f for f in inside if not f.is_dir() and _IN_STORE.fullmatch(f.name)] if is_folder else inside
     stats = [file.lstat() for file in files]
     size, used = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in (path.lstat(), *stats))
-    meta = _meta(path / "meta.json") if is_folder and not is_temporary else None
-    if meta:
-        yield Entry(path, files, size, used, *meta)
-    elif is_folder:
+    entry = partial(Entry, path, files, size, used)
+    if is_folder and not is_temporary:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            meta = json.loads((path / "meta.json").read_text())
+            shape, count = "x".join(map(str, meta["image_shape"])), sum(meta["count"].values())
+            yield entry(f"{meta.get('source', 'unknown source')} ({shape})", int(count))
+            return
+    if is_folder:
         if len(files) == len(inside) and (is_temporary or any(file.suffix == ".u8" for file in files)):
-            yield Entry(path, files, size, used, "unfinished store", unfinished=True)
+            yield entry("unfinished store", unfinished=True)
     elif path.suffix == ".lock":
         if size == 0 and not path.with_suffix("").exists():
-            yield Entry(path, files, size, used, "lock without a store", unfinished=True)
+            yield entry("lock without a store", unfinished=True)
     else:
-        yield Entry(path, files, size, used, "features of hold-out images", unfinished=is_temporary)
-
-
-def _meta(path: Path) -> tuple[str, int] | None:
-    """The title and number of images of a store."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        meta = json.loads(path.read_text())
-        shape = "x".join(map(str, meta["image_shape"]))
-        return f"{meta.get('source', 'unknown source')} ({shape})", int(sum(meta["count"].values()))
-    return None
+        yield entry("features of hold-out images", unfinished=is_temporary)
 
 
 def _show(entries: Sequence[Entry], where: str) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evae.data.decode import SUFFIXES
-from evae.data.paths import existing, listing_key, with_suffix
-from evae.data.rows import NO_LABEL, Row, Source, split_names, splits_of
+from evae.data.rows import NO_LABEL, Row, Source, existing, listing_key, split_names, splits_of, with_suffix
 
 
 def image_folder(data: str) -> Source | None:
@@ -15,7 +14,7 @@ def image_folder(data: str) -> Source | None:
         return None
     root = _parent_of_splits(root, files)
     parts = {file: file.relative_to(root).parts for file in files}
-    splits = splits_of({file: set(names[:-1][:1]) for file, names in parts.items()})
+    splits = splits_of({file: {name.lower() for name in names[:-1][:1]} for file, names in parts.items()})
     depth = 0 if None in splits.values() else 1  # of the folders that are labels
     label_of = {file: "".join(parts[file][depth:-1][:1]) for file in splits}
     classes = tuple(sorted(set(label_of.values()) - {""}))

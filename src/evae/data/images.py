@@ -17,7 +17,7 @@ Split = Literal["train", "validation", "holdout"]
 
 
 class Images(Protocol):
-    """One split: N 8-bit images with labels and names. What is defined here holds for images that are local.
+    """One split: N 8-bit images with labels and names. The defaults are those of local images.
 
     Attributes:
         split: which one.

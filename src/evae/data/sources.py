@@ -7,8 +7,7 @@ from evae.data.arrays import arrays
 from evae.data.builtin import BUILT_IN, builtin
 from evae.data.folders import image_folder
 from evae.data.hub import hub
-from evae.data.paths import existing, walk
-from evae.data.rows import Source
+from evae.data.rows import Source, existing, walk
 from evae.data.streams import PREFIX, streamed
 from evae.data.tables import parquet
 from evae.errors import DataError

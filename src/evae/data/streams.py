@@ -22,8 +22,7 @@ from evae.data.builtin import ON_HUB
 from evae.data.decode import BadImageError, decode
 from evae.data.hub import HubDataset, from_hub
 from evae.data.images import Images
-from evae.data.paths import existing, listing_key, with_suffix
-from evae.data.rows import MAX_NAMED, NO_LABEL, Source, label, read_content, split_names, splits_of, words
+from evae.data.rows import MAX_NAMED, NO_LABEL, Source, existing, files_by_split, label, read_content, split_names
 from evae.data.tables import Table, arrow_source, check_columns, failure_named, image_column, label_column, payload
 from evae.errors import DataError
 
@@ -57,16 +56,10 @@ class RowGroup:
 
 
 class StreamedImages(Images):
-    """Training images that are fetched and decoded when they are read: see ``Images``.
+    """Training images of some row groups, fetched and decoded to (C, H, W) when they are read: see ``Images``.
 
     The row groups read last are kept in memory, as many as three windows of an epoch have. An undecodable image is
-    replaced by the next decodable one of its row group.
-
-    Args:
-        groups: where the images are.
-        image_shape: (C, H, W) after decoding.
-        crop: see ``decode``.
-        skip_bad: whether to replace undecodable images, or stop with an error.
+    replaced by the next decodable one of its row group, or an error where ``skip_bad`` is false.
     """
 
     def __init__(
@@ -180,14 +173,12 @@ def streamed(data: str) -> Source | None:
     root = existing(name)
     if root is None:
         return _hub_stream(data, ON_HUB.get(name, HubDataset(name)))
-    files = with_suffix(root.resolve(), ".parquet")
-    if not files:
+    splits, key, _ = files_by_split(root.resolve(), ".parquet")
+    if not splits:
         raise DataError(f"--data {data} holds no Parquet files; leave out {PREFIX} to decode it first")
-    root = files[0].parent if root.is_file() else root.resolve()
-    splits = splits_of({file: words(file.relative_to(root).as_posix()) for file in files})
     train = [str(file) for file, split in splits.items() if split != "holdout"]
     holdout = [str(file) for file, split in splits.items() if split == "holdout"]
-    return _stream(data, train, holdout, listing_key(files, root))
+    return _stream(data, train, holdout, key)
 
 
 def _hub_stream(data: str, dataset: HubDataset) -> Source:
@@ -212,19 +203,20 @@ def _stream(data: str, train: list[str], holdout: list[str], version: str) -> So
 
     Without hold-out files, some row groups drawn with a fixed seed are held out: at least one, else a tenth of the
     rows or 10,000, of which 10,000 are decoded.
-
-    Args:
-        data: as given by the user.
-        train, holdout: the Parquet files of each split, as fsspec takes them.
-        version: changes whenever the files may have changed.
     """
     groups = _row_groups(data, train)
     ours, held = (groups, _row_groups(data, holdout)) if holdout else _hold_out(data, groups)
     count = sum(group.count for group in held)
     limit = count if holdout else min(_HELD_OUT, count)
     schema = held[0].metadata.schema.to_arrow_schema()
-    table = Table(schema, limit, partial(_batches, held, limit))
-    source = arrow_source(data, f"stream {version}", [(table, "holdout")])
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        left = limit
+        for batch in chain.from_iterable(group.read(columns) for group in held):
+            yield batch.slice(0, left)
+            left -= min(left, len(batch))
+
+    source = arrow_source(data, f"stream {version}", [(Table(schema, limit, batches), "holdout")])
     for url, metadata in {group.url: group.metadata for group in [*ours, *held]}.items():
         check_columns(data, url, metadata.schema.to_arrow_schema(), [image_column(data, schema)])
     return replace(source, stream=partial(StreamedImages, ours))
@@ -237,17 +229,18 @@ def _row_groups(data: str, urls: list[str]) -> list[RowGroup]:
         with failure_named(url), fsspec.open(url, "rb") as file:
             return pq.read_metadata(file)
 
-    groups = []
     with ThreadPoolExecutor(FETCHES) as pool, progress() as bar:
         found = bar.track(pool.map(metadata_of, urls), len(urls), description=f"reading the metadata of {data}")
-        for url, metadata in zip(urls, found, strict=True):
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                groups.append(RowGroup(url, metadata, number, group.num_rows, group.total_byte_size))
-    if not any(group.count for group in groups):
+        groups = [
+            RowGroup(url, metadata, number, group.num_rows, group.total_byte_size)
+            for url, metadata in zip(urls, found, strict=True)
+            for number, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
+            if group.num_rows
+        ]
+    if not groups:
         more = f" and {len(urls) - 1} more files" if len(urls) > 1 else ""
         raise DataError(f"--data {data}: there are no rows in {urls[0]}{more}")
-    return [group for group in groups if group.count]
+    return groups
 
 
 def _hold_out(data: str, groups: list[RowGroup]) -> tuple[list[RowGroup], list[RowGroup]]:
@@ -259,11 +252,3 @@ def _hold_out(data: str, groups: list[RowGroup]) -> tuple[list[RowGroup], list[R
     count = max(1, int(np.searchsorted(rows, min(_HELD_OUT, rows[-1] // 10), "right")))
     held = set(order[:count].tolist())
     return [g for i, g in enumerate(groups) if i not in held], [groups[i] for i in sorted(held)]
-
-
-def _batches(groups: list[RowGroup], limit: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The first ``limit`` rows of the groups."""
-    for group in groups:
-        for batch in group.read(columns):
-            yield batch.slice(0, limit)
-            limit -= min(limit, len(batch))

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evae.data.images import Split
-from evae.data.paths import existing, listing_key, with_suffix
-from evae.data.rows import NO_LABEL, Row, Source, label, natural_size, splits_of, words
+from evae.data.rows import NO_LABEL, Row, Source, existing, files_by_split, label, natural_size
 from evae.errors import DataError, first_line
 
 _ROWS = 256  # rows per read
@@ -36,33 +34,30 @@ def in_memory(table: pa.Table) -> Table:
 
 def parquet(data: str) -> Source | None:
     """Parquet and Arrow files, with the splits that their names tell."""
-    path = existing(data)
-    if path is None or not (files := with_suffix(path, ".parquet", ".arrow")):
+    if (path := existing(data)) is None:
         return None
-    root = path if path.is_dir() else path.parent
-    splits = splits_of({file: words(file.relative_to(root).as_posix()) for file in files})
+    splits, key, unused = files_by_split(path, ".parquet", ".arrow")
     tables = [(_open_table(file), split) for file, split in splits.items()]
-    unused = tuple(file.relative_to(root).as_posix() for file in files if file not in splits)
-    return replace(arrow_source(data, f"tables {listing_key(files, root)}", tables), unused=unused)
+    return replace(arrow_source(data, f"tables {key}", tables), unused=unused) if tables else None
 
 
 def _open_table(file: Path) -> Table:
-    with failure_named(file, f"is damaged or no {file.suffix[1:]} file"):
+    damage = f"is damaged or no {file.suffix[1:]} file"
+    with failure_named(file, damage):
         if file.suffix.lower() == ".parquet":
             opened = pq.ParquetFile(file, memory_map=True)
-            return Table(opened.schema_arrow, opened.metadata.num_rows, partial(_parquet_batches, file, opened))
+
+            def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+                with failure_named(file, damage):
+                    yield from (batch.select(columns) for batch in opened.iter_batches(_ROWS, columns=columns))
+
+            return Table(opened.schema_arrow, opened.metadata.num_rows, batches)
         with pa.memory_map(str(file)) as content:
             try:
                 return in_memory(pa.ipc.open_file(content).read_all())
             except pa.ArrowInvalid:  # datasets writes streams
                 content.seek(0)
                 return in_memory(pa.ipc.open_stream(content).read_all())
-
-
-def _parquet_batches(file: Path, opened: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with failure_named(file, f"is damaged or no {file.suffix[1:]} file"):
-        for batch in opened.iter_batches(_ROWS, columns=columns):
-            yield batch.select(columns)
 
 
 @contextmanager
