@@ -13,6 +13,7 @@ from evae.metrics.distances import (
     frechet_distance,
     frechet_spread,
     kernel_distance,
+    kernel_distance_of_pairs,
     nearest_distance,
 )
 
@@ -56,6 +57,31 @@ def test_frechet_distance_of_singular_covariances():
     assert frechet_distance(*moments(x), *moments(y)) == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "features",
+    [
+        torch.full((50, 300), 0.3),  # all images alike
+        torch.rand(50, 1).expand(50, 300),  # rank 1
+        torch.rand(50, 2) @ torch.rand(2, 300),
+        0.3 + 1e-9 * torch.rand(50, 300),  # a model that hardly was trained
+        0.3 + torch.rand(50, 300, dtype=DOUBLE) * 10.0 ** -torch.linspace(0, 14, 300, dtype=DOUBLE),
+        1e-160 * torch.rand(50, 300, dtype=DOUBLE),  # covariances that are no normal numbers
+        torch.rand(50, 300).where(torch.rand(300) < 0.1, torch.tensor(0.0)),  # dead units
+        torch.rand(5, 300).repeat(10, 1),
+        torch.rand(2, 300),
+    ],
+)
+def test_frechet_distance_of_every_kind_of_singular_covariance(features):
+    """Of one such set and of a regular one, in either order, it is the nuclear norm's; of a set and itself, 0."""
+    x, y = features.double(), torch.rand(400, 300, dtype=DOUBLE)
+    a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
+    trace = torch.linalg.svdvals(a @ b.T).sum()
+    expected = ((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * trace).item()
+    assert frechet_distance(*moments(x), *moments(y)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(*moments(y), *moments(x)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(*moments(x), *moments(x)) == pytest.approx(0, abs=1e-9)
+
+
 def test_frechet_distance_of_gaussians_and_of_equal_sets():
     """Diagonal covariances: ‖μ₁ - μ₂‖² + Σ (σ₁ - σ₂)²."""
     mean, other = torch.randn(6, dtype=DOUBLE), torch.randn(6, dtype=DOUBLE)
@@ -85,13 +111,33 @@ def test_the_selection_is_uniform():
     assert stats.chisquare(quarters.numpy()).pvalue > 1e-6
 
 
-def test_the_bootstrap_error_is_about_the_spread_of_repetitions():
-    repetitions = [
-        frechet_distance(*moments(torch.randn(300, 3, dtype=DOUBLE)), *moments(torch.randn(300, 3, dtype=DOUBLE) + 1))
-        for _ in range(60)
-    ]
-    spread = frechet_spread(torch.randn(300, 3), torch.randn(300, 3) + 1)
-    assert 0.3 < spread / np.std(repetitions) < 3
+def test_two_streams_of_one_length_keep_the_same_rows(monkeypatch):
+    monkeypatch.setattr("evae.metrics.distances._MAX_KEPT", 20)
+    x = torch.arange(103.0)[:, None]
+    assert torch.equal(feature_set(x, 10).kept, feature_set(-x, 7).kept.neg())
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(("count", "dimension"), [(300, 3), (150, 32), (25, 32)])
+def test_the_error_of_the_frechet_distance_is_the_spread_of_repetitions(paired, count, dimension):
+    """For reconstructions, which belong to one original each, and for samples; also of fewer images than features."""
+
+    def sets():
+        x, noise = torch.randn(count, dimension), torch.randn(count, dimension)
+        return x, 0.9 * (x if paired else torch.randn(count, dimension)) + 0.1 * noise + 0.3
+
+    def distance(x, y):
+        return frechet_distance(*moments(x.double()), *moments(y.double()))
+
+    repetitions = [distance(*sets()) for _ in range(60)]
+    assert 0.5 < frechet_spread(*sets()) / np.std(repetitions) < 2.5
+
+
+def test_errors_of_the_frechet_distance_at_the_edges():
+    x = torch.randn(200, 8)
+    assert frechet_spread(x, x) == pytest.approx(0, abs=1e-10)
+    assert frechet_spread(x, x[:3]) > 0
+    assert math.isnan(frechet_spread(x, x[:2]))
 
 
 def test_kernel_distance_is_a_direct_double_sum():
@@ -120,6 +166,38 @@ def test_kernel_distance_is_unbiased():
     assert abs(stats.ttest_1samp(values, 0).statistic) < 6
     distance, error = kernel_distance(torch.randn(400, 4), torch.randn(400, 4) + 1)
     assert distance > 6 * error > 0
+
+
+def test_kernel_distance_of_pairs_is_a_direct_double_sum():
+    """Without pairs (x_i, y_i); the error is that of leaving out each pair in turn."""
+    x, y = torch.randn(14, 3, dtype=DOUBLE), torch.rand(14, 3, dtype=DOUBLE)
+
+    def k(a, b):
+        return float(a @ b / 3 + 1) ** 3
+
+    def direct(chosen):
+        pairs = [(i, j) for i in chosen for j in chosen if i != j]
+        h = [k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in pairs]
+        return sum(h) / len(pairs)
+
+    distance, error = kernel_distance_of_pairs(x, y)
+    assert distance == pytest.approx(direct(range(14)), rel=1e-10)
+    left_out = [direct([i for i in range(14) if i != out]) for out in range(14)]
+    assert error == pytest.approx(math.sqrt(13 * np.var(left_out)), rel=1e-10)
+    assert kernel_distance_of_pairs(x, x) == pytest.approx((0, 0), abs=1e-12)
+    assert math.isnan(kernel_distance_of_pairs(x[:2], y[:2])[1])
+
+
+def test_kernel_distance_of_pairs_is_unbiased():
+    """Of reconstructions of the same law as the originals it is 0 in the mean, and its error is its spread."""
+
+    def pairs():
+        x = torch.randn(60, 4)
+        return x, 0.8 * x + 0.6 * torch.randn(60, 4)
+
+    results = np.array([kernel_distance_of_pairs(*pairs()) for _ in range(200)])
+    assert abs(stats.ttest_1samp(results[:, 0], 0).statistic) < 6
+    assert 0.7 < np.sqrt(np.mean(results[:, 1] ** 2)) / np.std(results[:, 0]) < 1.4
 
 
 def brute_force(real, samples, k):

@@ -76,7 +76,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 
     The squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982; Heusel et al., NeurIPS 2017, for
     Inception features: the FID). The last trace is the sum of the square roots of the eigenvalues of Lᵀ Σ₂ L, where
-    Σ₁ = L Lᵀ by Cholesky's method with pivots, which is exact for singular covariances and cannot fail to converge.
+    Σ₁ = L Lᵀ by Cholesky's method with pivots: L has as many columns as Σ₁ has rank, and no eigenvectors are needed,
+    whose computation can fail to converge for singular covariances.
     """
     upper, pivots, rank, _ = lapack.dpstrf(covariance.numpy())
     factor = covariance.new_zeros(len(covariance), rank)
