@@ -150,11 +150,10 @@ def _cubic_mmd(x: Tensor, y: Tensor) -> float:
 class Coverage(NamedTuple):
     """Overlap of two sets of images, by balls around each image whose radius is the distance to its k-th neighbour.
 
-    Attributes:
-        precision: fraction of the samples inside a ball around a real image (Kynkäänniemi et al., NeurIPS 2019).
-        recall: fraction of the real images inside a ball around a sample.
-        density: number of real images' balls around a sample, mean over samples, over k (Naeem et al., ICML 2020).
-        coverage: fraction of the real images with a sample in their own ball.
+    Precision: fraction of the samples inside a ball around a real image; recall: fraction of the real images inside a
+    ball around a sample (Kynkäänniemi et al., NeurIPS 2019). Density: number of real images' balls around a sample,
+    mean over samples, over k; coverage: fraction of the real images with a sample in their own ball (Naeem et al.,
+    ICML 2020).
     """
 
     precision: float

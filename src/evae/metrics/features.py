@@ -57,11 +57,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of 8-bit images (N, 1, H, W) or (N, 3, H, W): (N, F), double precision, on the CPU.
-
-        Raises:
-            DataError: the images are no such images, or the features are not finite or not of that shape.
-        """
+        """Finite features (N, F) of 8-bit images (N, 1 or 3, H, W), double precision, on the CPU; else a DataError."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
             raise DataError(
                 f"{self.name} takes 8-bit grey or colour images (N, C, H, W), not {images.dtype} of shape "

@@ -53,15 +53,17 @@ def _measure(context: Context, options: Options) -> Measured:
     if count > _NEIGHBOURS:
         covered = distances.coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
         numbers += [Number(f"samples: {name}", value, better="higher") for name, value in covered.items()]
-    settings: dict[str, str | int | float | bool] = {
-        "features": extractor.name,
-        "resize": extractor.resize,
-        "real_count": real.count,
-        "reconstructions: latents": options.latents,
-        "reconstructions: count": rebuilt.count,
-        "samples: count": drawn.count,
-    }
-    return Measured([*numbers, *_memorised(pictures, context.store)], settings)
+    return Measured(
+        [*numbers, *_memorised(pictures, context.store)],
+        settings={
+            "features": extractor.name,
+            "resize": extractor.resize,
+            "real_count": real.count,
+            "reconstructions: latents": options.latents,
+            "reconstructions: count": rebuilt.count,
+            "samples: count": drawn.count,
+        },
+    )
 
 
 def _depends_on(options: Options) -> dict[str, Any] | None:

@@ -100,10 +100,9 @@ def inception() -> nn.Module:
 
 
 def load_inception(path: Path) -> nn.Module:
-    """The network with the weights of a file, the published state dict or the same as .safetensors; for evaluation.
+    """The network with the weights of a file, the published state dict or the same as .safetensors, in evaluation mode.
 
-    Raises:
-        DataError: there is no such file, or it is damaged or holds weights of another network.
+    A DataError where there is no such file, or it is damaged or holds weights of another network.
     """
     network = inception()
     load_weights(network, path, "the Inception network of FID", _CLASSIFIER)

@@ -106,11 +106,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, result: dict[str, Any]) -> "Evaluation":
-        """What ``to_dict`` returned.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is damaged, or of another version.
-        """
+        """From what ``to_dict`` returned; if damaged, a ValueError, KeyError, TypeError or AttributeError."""
         wrong = [name for name, kind in _ABOUT.items() if not isinstance(result[name], kind)]
         if wrong or result["version"] != VERSION:
             raise ValueError(f"version {result['version']}, not {VERSION}, or another type of {', '.join(wrong)}")
@@ -151,7 +147,7 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
     with suppress(OSError, SafetensorError):
         content = path.with_suffix(".safetensors").read_bytes()
-        if _digest(content) == result.get("per_image"):
+        if blake2b(content, digest_size=16).hexdigest() == result.get("per_image"):
             evaluation.values.update(load(content))
     return evaluation
 
@@ -163,10 +159,6 @@ def write_evaluation(
     path = run.path / name
     content = save({metric: np.asarray(values, np.float64) for metric, values in per_image.items()})
     write_atomically(path.with_suffix(".safetensors"), content)
-    result = evaluation.to_dict() | {"per_image": _digest(content)}
+    result = evaluation.to_dict() | {"per_image": blake2b(content, digest_size=16).hexdigest()}
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     return path
-
-
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=16).hexdigest()
