@@ -241,6 +241,18 @@ class TestKlNearZero:
             assert kl_divergence(q, HypersphericalUniform(d)) >= 0
 
 
+def _squared_ratio(kernel, w, c, sigma, tau):
+    """∫ q²/p of a bounded kernel w·K + c smoothed by N(0, σ²), against N(0, τ²), by quadrature over pairs of K."""
+    nodes, weights = np.polynomial.legendre.leggauss(120)
+    x = np.concatenate([(nodes - 1) / 2, (nodes + 1) / 2])  # a kink at 0
+    mass = np.concatenate([weights, weights]) / 2 * kernel._log_density(tensor(x)).exp().numpy()
+    a, b = c + w * x[:, None], c + w * x
+    curvature = 2 / sigma**2 - 1 / tau**2
+    # -(a² + b²)/(2σ²) + (a + b)²/(2σ⁴ curvature), without the difference of nearly equal numbers
+    exponent = (a + b) ** 2 / (4 * (2 * tau**2 - sigma**2)) - (a - b) ** 2 / (4 * sigma**2)
+    return (mass[:, None] * mass * np.exp(exponent)).sum() * tau / (sigma**2 * math.sqrt(curvature))
+
+
 class TestChiSquare:
     @pytest.mark.parametrize("prior", ["uniform", "gaussian"])
     @pytest.mark.parametrize(("scale", "length"), [(0.5, 0.2), (0.1, 0.6), (1.0, 1e-3)])
@@ -255,6 +267,38 @@ class TestChiSquare:
         s, m = math.sqrt(0.6**2 + 0.5**2), 0.3
         known = math.exp(m**2 / (2 - s**2)) / (s * math.sqrt(2 - s**2)) - 1
         assert chi_square(q, Normal(tensor(0.0), tensor(1.0))).item() == pytest.approx(known, rel=1e-10)
+
+    @pytest.mark.parametrize(("w", "sigma", "tau", "c"), [(1, 1, 1.001, 0.3), (1, 1, 1.0001, 0), (0.01, 1, 0.7072, 0)])
+    def test_of_gaussians_near_the_limit(self, w, sigma, tau, c):
+        q = posterior(c, w, 1.0, sigma, "gaussian", KERNELS["gaussian"])
+        squared = w**2 + sigma**2
+        excess = 2 * tau**2 - squared
+        known = tau**2 * math.exp(c**2 / excess) / math.sqrt(squared * excess) - 1
+        assert chi_square(q, Normal(tensor(0.0), tensor(tau))).item() == pytest.approx(known, rel=1e-9)
+
+    @pytest.mark.parametrize("name", [name for name in sorted(KERNELS) if KERNELS[name].bounded])
+    @pytest.mark.parametrize(
+        ("w", "tau", "c"), [(1e-3, 0.7072, 0.0), (1e-3, 0.71, 0.7), (0.3, 0.71, -0.2), (4.0, 0.9, 0.5), (4.0, 3.0, 1.0)]
+    )
+    def test_of_bounded_kernels_near_the_limit(self, name, w, tau, c):
+        """∫ q²/p = E over two kernel draws of ∫ N(z; a, σ²) N(z; b, σ²)/N(z; 0, τ²) dz, Gaussian; σ = 1, τ² > 1/2."""
+        q = posterior(c, w, 1.0, 1.0, "gaussian", KERNELS[name])
+        assert chi_square(q, Normal(tensor(0.0), tensor(tau))).item() == pytest.approx(
+            _squared_ratio(KERNELS[name], w, c, 1.0, tau) - 1, rel=1e-8
+        )
+
+    @pytest.mark.parametrize(("tau", "c"), [(0.71, 0.7), (2.0, 1.0)])
+    @pytest.mark.parametrize("length", [0.1, 1.5])
+    def test_of_a_gaussian_kernel_and_a_uniform_prior(self, length, tau, c):
+        """Their sum is a uniform kernel smoothed by a Gaussian prior."""
+        q = posterior(c, 1.0, 1.0, length, "uniform", KERNELS["gaussian"])
+        assert chi_square(q, Normal(tensor(0.0), tensor(tau))).item() == pytest.approx(
+            _squared_ratio(KERNELS["uniform"], length / 2, c, 1.0, tau) - 1, rel=1e-8
+        )
+
+    def test_of_a_narrow_kernel_near_the_limit(self):
+        q = posterior(0.0, 1e-3, 1.0, 1.0, "gaussian", KERNELS["epanechnikov"])
+        assert chi_square(q, Normal(tensor(0.0), tensor(0.71))).item() == pytest.approx(4.567, abs=1e-3)
 
     def test_bounds_kl(self):
         for name, scale in itertools.product(KERNELS, (0.1, 0.5, 1.5)):

@@ -215,7 +215,7 @@ def test_the_gradient_in_the_direction_is_unbiased(family, dim):
 
 def second_moment(q):
     """d/dμ along a tangent t of E[(μ₀ᵀz)(tᵀz)]: the second moment along μ less that across it."""
-    mean, variance = q._mean_cosine(), q._cosine_variance()
+    mean, variance = q._cosine_moments()
     squared = mean**2 + variance
     return squared - (1 - squared) / (q.dim - 1)
 
@@ -250,6 +250,15 @@ def test_contract(family):
     assert uniform.log_prob(uniform.sample()).tolist() == pytest.approx([-math.log(4 * math.pi)] * 2)
     assert uniform.entropy().shape == (2,)
     assert uniform.mean.shape == (2, 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kl_to_the_uniform_distribution_has_the_batch_shape_of_both(family):
+    q = family(direction(3), 5.0)
+    assert kl_divergence(q, HypersphericalUniform(3, (4, 2))).shape == (4, 2)
+    assert kl_divergence(q.expand((5, 1, 2)), HypersphericalUniform(3, (4, 1))).shape == (5, 4, 2)
+    with pytest.raises(ValueError, match="spheres of R\\^3 and R\\^5"):
+        kl_divergence(q, HypersphericalUniform(5))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

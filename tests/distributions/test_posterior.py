@@ -16,6 +16,7 @@ from torch.distributions import Independent, Laplace, Normal, Uniform
 from evae.distributions import (
     KERNELS,
     Epanechnikov,
+    HypersphericalUniform,
     KernelPosterior,
     PointMass,
     PowerSpherical,
@@ -314,3 +315,39 @@ def test_spreads_have_names():
         assert found == name
         assert torch.equal(spread, values)
     assert posterior_spread(PointMass(torch.zeros(2, 3))) == (None, None)
+
+
+def test_a_sample_of_a_point_mass_is_detached():
+    q = PointMass(torch.zeros(2, 3, requires_grad=True)).expand((4, 2))
+    assert q.sample((5,)).shape == (5, 4, 2, 3)
+    assert q.rsample().requires_grad
+    assert not q.sample().requires_grad
+
+
+@pytest.mark.parametrize("mixed_in", [False, True])
+@pytest.mark.parametrize(
+    "q",
+    [
+        Epanechnikov(torch.zeros(2), 1.0),
+        KernelPosterior(Epanechnikov(torch.zeros(2), 1.0), Normal(0.0, 1.0), 0.4),
+        PointMass(torch.zeros(2, 3)),
+        PowerSpherical(torch.eye(3)[:2], 1.0),
+        HypersphericalUniform(3, (2,)),
+        SphericalEpanechnikov(torch.zeros(2, 3), 1.0),
+        SphericalPosterior(
+            SphericalEpanechnikov(torch.zeros(2, 3), 1.0), Independent(Normal(torch.zeros(3), 1.0), 1), 1
+        ),
+    ],
+    ids=lambda q: type(q).__name__,
+)
+def test_expand_keeps_the_class_and_everything_else(q, mixed_in):
+    """As torch.distributions' own: of a subclass that adds nothing, too, and into an instance of one."""
+    derived = type("Derived", (type(q),), {})
+    one = copy.copy(q)
+    one.__class__ = derived
+    wide = q.expand((4, 2), _instance=derived.__new__(derived)) if mixed_in else one.expand((4, 2))
+    assert type(wide) is derived
+    assert (wide.batch_shape, wide.event_shape) == ((4, 2), q.event_shape)
+    assert wide.rsample((5,)).shape == (5, 4, 2, *q.event_shape)
+    assert wide.variance.shape == (4, 2, *q.event_shape)
+    assert q.batch_shape == (2,)

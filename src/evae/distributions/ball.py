@@ -1,4 +1,4 @@
-"""Kernels on the ball: the radially symmetric Epanechnikov kernel, and the posterior it makes."""
+"""The radially symmetric Epanechnikov kernel, and the posterior it makes."""
 
 import math
 from typing import ClassVar, NoReturn
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.types import _size
 
+from evae.distributions.base import Symmetric
 from evae.distributions.posterior import SmoothedPrior
 
 
@@ -21,7 +22,6 @@ class _Ball(constraints.Constraint):
         self.loc, self.scale = loc, scale
 
     def check(self, value: Tensor) -> Tensor:
-        """Which vectors are inside, up to rounding."""
         return ((value - self.loc) / self.scale).square().sum(-1).sqrt() <= self.radius
 
     @property
@@ -30,7 +30,7 @@ class _Ball(constraints.Constraint):
         return 1 + 8 * torch.finfo(self.loc.dtype).eps * (1 + (self.loc / self.scale).abs().amax(-1))
 
 
-class SphericalEpanechnikov(Distribution):
+class SphericalEpanechnikov(Symmetric):
     r"""The radially symmetric Epanechnikov kernel in d dimensions.
 
     With c_d the volume of the unit ball, its standard form is (d + 2)/(2 c_d) · (1 - ‖u‖²) on the ball; the variance of
@@ -41,9 +41,8 @@ class SphericalEpanechnikov(Distribution):
         loc: centre, shape (..., d).
         scale: radius, positive, of a shape that broadcasts with ``loc``: a number, (..., 1) for one radius a vector, or
             (..., d) for the half-axes of an ellipsoid.
-        validate_args: as in torch.distributions.
 
-    Example:
+    Examples:
         >>> kernel = SphericalEpanechnikov(torch.zeros(64), 2.0)
         >>> kernel.rsample((3,)).shape
         torch.Size([3, 64])
@@ -53,10 +52,6 @@ class SphericalEpanechnikov(Distribution):
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
     }
-    has_rsample = True
-
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None) -> None:
         scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
@@ -67,14 +62,6 @@ class SphericalEpanechnikov(Distribution):
     def support(self) -> constraints.Constraint:
         return _Ball(self.loc, self.scale)
 
-    def expand(self, batch_shape: _size, _instance: "SphericalEpanechnikov | None" = None) -> "SphericalEpanechnikov":
-        new = self._get_checked_instance(SphericalEpanechnikov, _instance)  # type: ignore[no-untyped-call]
-        shape = torch.Size([*batch_shape, *self.event_shape])
-        new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
-        super(SphericalEpanechnikov, new).__init__(shape[:-1], self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @property
     def _dim(self) -> int:
         return self.event_shape[0]
@@ -82,17 +69,8 @@ class SphericalEpanechnikov(Distribution):
     @property
     def _log_constant(self) -> float:
         """ln (d + 2)/(2 c_d)."""
-        d = self._dim
-        log_volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
-        return math.log((d + 2) / 2) - log_volume
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+        half = self._dim / 2
+        return math.log((self._dim + 2) / 2) - (half * math.log(math.pi) - math.lgamma(half + 1))
 
     @property
     def variance(self) -> Tensor:
@@ -100,12 +78,12 @@ class SphericalEpanechnikov(Distribution):
 
     @property
     def log_roughness(self) -> Tensor:
-        """ln ∫K², which itself leaves the range of floating point from d of about 100 on; shape ``batch_shape``."""
+        """ln ∫K², shape ``batch_shape``; ∫K² itself leaves the range of floating point from d of about 100 on."""
         return self._log_constant + math.log(4 / (self._dim + 4)) - self.scale.log().sum(-1)
 
     @property
     def roughness(self) -> Tensor:
-        """∫K², shape ``batch_shape``; see ``log_roughness``."""
+        """∫K², shape ``batch_shape``."""
         return self.log_roughness.exp()
 
     @property
@@ -115,7 +93,8 @@ class SphericalEpanechnikov(Distribution):
         A coordinate's density is (1 - t²)^a / Β(½, a + 1) with a = (d + 1)/2, so this is Β(½, 2a + 1)/Β(½, a + 1)².
         """
         a = (self._dim + 1) / 2
-        return math.exp(_log_beta(0.5, 2 * a + 1) - 2 * _log_beta(0.5, a + 1)) / self.scale
+        log_beta = [math.lgamma(0.5) + math.lgamma(b) - math.lgamma(0.5 + b) for b in (2 * a + 1, a + 1)]
+        return math.exp(log_beta[0] - 2 * log_beta[1]) / self.scale
 
     def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         """Draws of shape ``sample_shape + batch_shape + (d,)``, differentiable in ``loc`` and ``scale``."""
@@ -143,14 +122,13 @@ class SphericalEpanechnikov(Distribution):
 class SphericalPosterior(SmoothedPrior):
     r"""The law of Z = b · K + U with K a ``SphericalEpanechnikov`` and U an independent draw from the prior.
 
-    What ``KernelPosterior`` is for kernels with independent coordinates (paper, eq. 11-12). Its density is a
-    convolution in d dimensions, which has no closed form: it has draws and moments, no ``log_prob``.
+    A ``KernelPosterior`` of dependent coordinates (paper, eq. 11-12): it has draws and moments, but no ``log_prob``,
+    a convolution in d dimensions without a closed form.
 
     Args:
         kernel: the kernel at (μ, r) = (``loc``, ``scale``), before the bandwidth is applied; event shape (d,).
         prior: ``Independent(Uniform(-B/2, B/2), 1)`` or ``Independent(Normal(0, B), 1)``, event shape (d,).
         bandwidth: b > 0, a number or a tensor that broadcasts with (..., d).
-        validate_args: as in torch.distributions.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
@@ -169,24 +147,10 @@ class SphericalPosterior(SmoothedPrior):
         validate_args: bool | None = None,
     ) -> None:
         self.kernel, self.prior = kernel, prior.expand(kernel.batch_shape)
-        self.bandwidth = torch.as_tensor(bandwidth, dtype=kernel.loc.dtype, device=kernel.loc.device).expand(
-            kernel.loc.shape
-        )
+        bandwidth = torch.as_tensor(bandwidth, dtype=kernel.loc.dtype, device=kernel.loc.device)
+        self.bandwidth = bandwidth.expand(kernel.loc.shape)
         super().__init__(kernel.batch_shape, kernel.event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> "SphericalPosterior":
-        shape = torch.Size([*batch_shape, *self.event_shape])
-        kernel, bandwidth = self.kernel.expand(batch_shape), self.bandwidth.expand(shape)
-        return SphericalPosterior(kernel, self.prior, bandwidth, validate_args=self._validate_args)
-
     def log_prob(self, value: Tensor) -> NoReturn:
-        """Not available.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Not available: raises NotImplementedError."""
         raise NotImplementedError("the density of a spherical posterior is an integral in d dimensions")
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

@@ -1,8 +1,8 @@
 r"""The angle θ between a von Mises-Fisher draw and its mean direction: integrals of exp(κ cos θ) sin^(d-2) θ on [0, π].
 
-They are Bessel functions, I_ν(κ) with ν = d/2 - 1, whose own values leave the range of floating point: for κ² ≤ 2d they
-are summed as power series, else integrated by Gauss-Legendre quadrature over the peak. Relative errors are below 1e-10
-in float64 for d from 2 to 4096 and κ from 1e-8 to 1e6.
+They are Bessel functions, I_ν(κ) with ν = d/2 - 1, whose own values leave the range of floating point: power series for
+κ² ≤ 2d, else Gauss-Legendre quadrature over the peak. In float64 relative errors are below 1e-10 (of the variance of
+cos θ 1e-9) for d from 2 to 4096 and κ from 1e-8 to 1e6.
 """
 
 import math
@@ -102,11 +102,9 @@ def _by_quadrature(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
     return log_z, 1 - mean_height, mean_height, variance
 
 
-def _nodes(like: Tensor) -> tuple[Tensor, Tensor]:
+def _nodes(like: Tensor) -> tuple[Tensor, ...]:
     """Nodes and weights on [0, 1] along a first axis, before those of ``like``."""
-    x, weights = legendre(_NODES, like)
-    shape = [-1, *[1] * like.ndim]
-    return x.view(shape), weights.view(shape)
+    return tuple(x.view(-1, *[1] * like.ndim) for x in legendre(_NODES, like))
 
 
 def _height(angle: Tensor) -> Tensor:

@@ -27,14 +27,16 @@ def kernel_penalty(
 ) -> Tensor:
     r"""The asymptotic penalty of a kernel posterior, B · I(K) / n per dimension (arXiv 2405.12783, eq. 8).
 
-    It replaces KL(q‖p) in the paper's objective, but it is a large-sample limit of an upper bound, not a bound:
-    at finite bandwidth the support of q exceeds that of a uniform prior and KL(q‖p) is infinite. The centre of
-    the kernel does not enter. For the Epanechnikov kernel it is 3B / (5 n r), the term of eq. (10).
+    It replaces KL(q‖p) in the paper's objective, but does not bound it: at finite bandwidth the support of q exceeds
+    that of a uniform prior, and KL(q‖p) is infinite. With q_m the density estimate from m prior draws, whose mean is q,
+    E χ²(q_m‖p) = χ²(q‖p) + (∫ (K_w²⋆p)/p - 1 - χ²(q‖p))/m; for a uniform prior the penalty is the limit of the second
+    term. The centre of the kernel does not enter. For the Epanechnikov kernel it is 3B/(5nr), the term of eq. (10).
 
     Args:
         kernel: the kernel, batch shape (..., d). Of a ``SphericalEpanechnikov``, whose coordinates are not independent,
             the roughness of each coordinate's own density is taken: eq. (8) is a statement on one dimension.
-        support_length: B > 0, length of the uniform prior's support (or standard deviation of a Gaussian prior).
+        support_length: B > 0, length of the uniform prior's support. (For a Gaussian prior, whose E χ²(q_m‖p) is
+            infinite, the paper takes the standard deviation, without a derivation.)
         n: the sample size, the minibatch size M in the paper; positive.
 
     Returns:
@@ -42,9 +44,6 @@ def kernel_penalty(
     """
     roughness = kernel.marginal_roughness if isinstance(kernel, SphericalEpanechnikov) else kernel.roughness
     return support_length * roughness / n
-
-
-# Exact -------------------------------------------------------------------------------------------------------
 
 
 def _exact(q: type[Distribution], p: type[Distribution]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -62,8 +61,9 @@ def _exact(q: type[Distribution], p: type[Distribution]) -> Callable[[Callable[.
 
 
 def _in_double(distribution: Any) -> Any:
-    """A copy whose parameters are float64."""
+    """A copy whose parameters are float64, and which validates no values."""
     copied = distribution.expand(distribution.batch_shape)
+    copied._validate_args = False
     for name in ("loc", "scale", "low", "high", "bandwidth", "kernel", "prior"):
         value = getattr(copied, name, None)
         if value is not None:
@@ -133,14 +133,12 @@ def _kl_laplace(q: LaplaceKernel, p: LaplaceKernel) -> Tensor:
     return (p.scale / q.scale).log() - 1 + (distance + q.scale * (-distance / q.scale).exp()) / p.scale
 
 
-# By sampling, and bounds -------------------------------------------------------------------------------------
-
-
 def monte_carlo_kl(q: Distribution, p: Distribution, samples: int = 1) -> Tensor:
     """An unbiased estimate of KL(q‖p), the mean of ln q(z) - ln p(z) over draws of q: for priors known by log_prob.
 
     Args:
-        q, p: distributions of one shape; q has ``rsample``.
+        q: the distribution to draw from; it has ``rsample``.
+        p: a distribution of the same shape.
         samples: draws for each element of the batch.
 
     Returns:
@@ -173,16 +171,14 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor, constants: Sequence[float]) -
 
 
 def _multiquadratic(x: Tensor, y: Tensor, constants: Sequence[float]) -> Tensor:
-    squared = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
-    squared = squared.clamp(min=0)
+    squared = (x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T).clamp(min=0)
     return torch.stack([c / (c + squared) for c in constants]).sum(0)
 
 
 def chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
     r"""χ²(q‖p) = ∫ (q - p)²/p, by quadrature; infinite where the integral is.
 
-    KL(q‖p) ≤ ln(1 + χ²) ≤ χ²; the paper bounds KL by χ² (log t ≤ t - 1, eq. 4) before it takes the limit that
-    ``kernel_penalty`` is.
+    KL(q‖p) ≤ ln(1 + χ²) ≤ χ² (paper, eq. 4: log t ≤ t - 1). ``kernel_penalty`` has no term in common with it.
 
     Args:
         q: a kernel posterior.
@@ -191,29 +187,32 @@ def chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
     Returns:
         χ², shape ``q.batch_shape``.
     """
-    width = (q.bandwidth * q.kernel.scale).double()
-    distance, weights = posterior_panels(type(q.kernel), isinstance(q.prior, Uniform), width, q.support_length.double())
+    dtype = q.mean.dtype
+    q, p = _in_double(q), _in_double(p)
+    width = q.bandwidth * q.kernel.scale
+    finite, peaks = (_inside(q, p), []) if isinstance(p, Uniform) else _tails_of_ratio(q, p, width)
+    distance, weights = posterior_panels(type(q.kernel), isinstance(q.prior, Uniform), width, q.support_length, peaks)
     wide = torch.cat([-distance, distance], -1)
-    z = (q.mean.double().unsqueeze(-1) + wide).movedim(-1, 0)
+    z = (q.mean.unsqueeze(-1) + wide).movedim(-1, 0)
     log_q = q.log_density_at(wide.abs().movedim(-1, 0))
-    ratio = torch.logsumexp(2 * log_q - _log_prob(p, z) + torch.cat([weights, weights], -1).movedim(-1, 0).log(), 0)
-    return torch.where(_finite_chi_square(q, p), torch.expm1(ratio), math.inf).to(q.mean.dtype)
+    log_p = p.log_prob(z) if isinstance(p, Normal) else -(p.high - p.low).log()
+    ratio = torch.logsumexp(2 * log_q - log_p + torch.cat([weights, weights], -1).movedim(-1, 0).log(), 0)
+    return torch.where(finite, torch.expm1(ratio), math.inf).to(dtype)
 
 
-def _log_prob(p: Normal | Uniform, z: Tensor) -> Tensor:
-    if isinstance(p, Normal):
-        return Normal(p.loc.double(), p.scale.double(), validate_args=False).log_prob(z)
-    return -(p.high - p.low).double().log() + torch.zeros_like(z)
+@torch.no_grad()
+def _tails_of_ratio(q: KernelPosterior, p: Normal, width: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Whether ∫ q²/p is finite, and peaks of q²/p, one on each side: distances from q's centre, standard deviations.
 
-
-def _finite_chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
-    """Whether q²/p has tails that can be integrated."""
-    if isinstance(p, Uniform):
-        return _inside(q, p)
-    if q.kernel.bounded:
-        tail = torch.zeros_like(q.mean) if isinstance(q.prior, Uniform) else q.prior.variance
-    elif isinstance(q.kernel, GaussianKernel):
-        tail = (q.bandwidth * q.kernel.scale).square() + (0 if isinstance(q.prior, Uniform) else q.prior.variance)
-    else:
-        tail = torch.full_like(q.mean, math.inf)
-    return tail < 2 * p.variance
+    Beyond an edge e, q falls as exp(-(|t| - e)²/(2s²)), so that q²/p is a normal density of variance s²τ²/(2τ² - s²).
+    """
+    is_uniform, is_gaussian = isinstance(q.prior, Uniform), isinstance(q.kernel, GaussianKernel)
+    if not (q.kernel.bounded or is_gaussian):
+        return torch.zeros_like(width, dtype=torch.bool), []
+    edge = (q.support_length / 2 if is_uniform else 0) + (0 if is_gaussian else width)
+    squared = torch.zeros_like(width) + (0 if is_uniform else q.prior.variance) + (width.square() if is_gaussian else 0)
+    excess = 2 * p.variance - squared
+    finite, excess = excess > 0, torch.where(excess > 0, excess, 1.0)
+    deviation = (squared * p.variance / excess).sqrt()
+    shift = squared * (q.mean - p.mean)
+    return finite, [((2 * edge * p.variance + sign * shift) / excess, deviation) for sign in (-1, 1)]

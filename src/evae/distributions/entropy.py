@@ -2,9 +2,8 @@ r"""Entropies of kernel posteriors.
 
 The entropy of w·X + U depends on the prior's spread S (B or σ) and the ratio ρ = w/S alone: H = ln S + h(ρ). With a
 normal prior h(ρ) = ½ ln 2πe(1 + v) - J(ρ), where v = Var X·ρ² and J is the negentropy, the KL to the normal of the same
-mean and variance. The curves h and J are computed once for each kernel, by quadrature, and kept as Chebyshev series in
-ln ρ, one for each of many short intervals; evaluating them costs a few dozen multiplications and is differentiable.
-Where they have a closed form or a limit, that is used instead.
+mean and variance. The curves h and J are computed by quadrature once for each kernel, and evaluated as differentiable
+Chebyshev series in ln ρ on short intervals, or by a closed form or limit where there is one.
 """
 
 import math
@@ -42,21 +41,21 @@ def smoothed_entropy(kernel: type[Kernel], prior: Prior, width: Tensor, spread: 
     if prior == "normal":
         log_variance = torch.log1p(kernel.standard_variance * ratio.square())
         return spread.log() + (math.log(2 * math.pi * math.e) + log_variance) / 2 - negentropy(kernel, ratio)
-    curve = _curve(kernel, prior)  # type: ignore[arg-type]
-    h = _evaluated(curve, ratio, curve.slope * ratio.clamp(max=math.exp(curve.pieces[0].low)))
-    return spread.log() + h + (ratio.log() - curve.pieces[-1].high).clamp(min=0)
+    pieces, slope = _curve(kernel, prior)  # type: ignore[arg-type]
+    h = _evaluated(pieces, ratio, slope * ratio.clamp(max=math.exp(pieces[0].low)))
+    return spread.log() + h + (ratio.log() - pieces[-1].high).clamp(min=0)
 
 
 def negentropy(kernel: type[Kernel], ratio: Tensor) -> Tensor:
     """J(ρ) = KL(q‖N(E q, Var q)) of a kernel posterior q with a normal prior; absolute error below 2e-12."""
     nothing = torch.zeros_like(ratio)
-    return nothing if kernel is GaussianKernel else _evaluated(_curve(kernel, "normal"), ratio, nothing)  # type: ignore[arg-type]
+    return nothing if kernel is GaussianKernel else _evaluated(_curve(kernel, "normal")[0], ratio, nothing)  # type: ignore[arg-type]
 
 
-def _evaluated(curve: "_Curve", ratio: Tensor, below: Tensor) -> Tensor:
+def _evaluated(pieces: "list[_Piece]", ratio: Tensor, below: Tensor) -> Tensor:
     """The curve at ρ, with the values ``below`` its first piece; beyond its last piece, the value at its end."""
     x = ratio.log()
-    for piece in curve.pieces:
+    for piece in pieces:
         below = torch.where(x < piece.low, below, _interpolated(piece, x))
     return below
 
@@ -70,29 +69,22 @@ class _Piece:
     coefficients: list[list[float]]
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """h (uniform prior) or J (normal prior) in pieces; h is ``slope``·ρ below the first, J is 0."""
-
-    pieces: tuple[_Piece, ...]
-    slope: float = 0.0
-
-
 @cache
-def _curve(kernel: type[Kernel], prior: Prior) -> _Curve:
+def _curve(kernel: type[Kernel], prior: Prior) -> tuple[list[_Piece], float]:
+    """h (uniform prior) or J (normal prior) in pieces, and the slope: h is slope·ρ below the first piece, J is 0."""
     if prior == "normal":
-        return _Curve((_piece(kernel, prior, math.log(_NEGLIGIBLE / kernel.standard_variance) / 2, _LARGEST),))
+        return [_piece(kernel, prior, math.log(_NEGLIGIBLE / kernel.standard_variance) / 2, _LARGEST)], 0.0
     # Up to here the smoothed edges of the prior do not meet, and H = ln B + 2ρ (-∫ G ln G), G the kernel's CDF.
     start = 0.5 if kernel.bounded else 1 / 90
     slope = _entropy_by_quadrature(kernel, prior, start) / start
     # A kink of the kernel meets an edge of its support at w = B.
     cuts = [start, 1.0] if kernel.bounded and kernel.kink_at_zero else [start]
     ends = [*map(math.log, cuts), _LARGEST]
-    return _Curve(tuple(_piece(kernel, prior, low, high) for low, high in pairwise(ends)), slope)
+    return [_piece(kernel, prior, low, high) for low, high in pairwise(ends)], slope
 
 
 def _piece(kernel: type[Kernel], prior: Prior, low: float, high: float) -> _Piece:
-    """One series for all of it takes the fewest quadratures; short ones made of that are cheap to evaluate."""
+    """Short series, cheap to evaluate, of one long series, which takes the fewest quadratures."""
 
     def value(x: NDArray[np.float64]) -> NDArray[np.float64]:
         h = np.array([_entropy_by_quadrature(kernel, prior, ratio) for ratio in np.exp(x)])

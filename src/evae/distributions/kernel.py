@@ -1,43 +1,32 @@
-"""The base of all smoothing kernels: a location-scale family with torch.distributions' whole contract.
-
-A kernel is a symmetric density k on R in standard form (centre 0, scale 1), moved to a centre ``loc`` and
-stretched by ``scale``::
-
-    K(x) = k((x - loc) / scale) / scale
-
-For kernels of bounded support the standard support is [-1, 1], so that ``scale`` is the support's half-width r
-of the paper (arXiv 2405.12783, section 3).
-
-A further kernel is one class in ``kernels``: a few constants and three functions of the standard form.
-"""
+"""The base of all smoothing kernels: a location-scale family with torch.distributions' whole contract."""
 
 import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
+from evae.distributions.base import Symmetric
 
-class Kernel(Distribution):
-    r"""A symmetric location-scale density, sampled by inverting its distribution function.
 
-    Subclasses supply the standard form: the constants below, and ``_log_density``, ``_cumulative`` and
-    ``_quantile``, elementwise functions of tensors.
+class Kernel(Symmetric):
+    r"""The density K(x) = k((x - loc)/scale)/scale of a symmetric density k in standard form (centre 0, scale 1).
+
+    A kernel is one subclass, in ``kernels``: the constants below, and ``_log_density``, ``_cumulative`` and
+    ``_quantile`` of the standard form, elementwise functions of tensors.
 
     Args:
         loc: centre, any real number.
-        scale: spread, positive; the support's half-width where the support is bounded.
-        validate_args: as in torch.distributions.
+        scale: spread, positive; the half-width r of a bounded support (arXiv 2405.12783, section 3).
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real,
         "scale": constraints.positive,
     }
-    has_rsample = True
 
     bounded: ClassVar[bool] = True  # support [-1, 1]; else all of R
     standard_variance: ClassVar[float]
@@ -47,15 +36,11 @@ class Kernel(Distribution):
     # a kink at 0 need them on each side of it.
     quadrature_nodes: ClassVar[int] = 16
     kink_at_zero: ClassVar[bool] = False
-
-    loc: Tensor
-    scale: Tensor
+    roots: ClassVar[tuple[int, ...]] = ()  # of the draws, see ``_draw``
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
-
-    # The standard form --------------------------------------------------------------------------------------
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:
@@ -64,7 +49,7 @@ class Kernel(Distribution):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        """∫ k up to t, for t inside the standard support; relatively exact in the lower tail."""
+        """∫ k up to t, for t inside the standard support; for bounded kernels relatively exact in the lower tail."""
         raise NotImplementedError  # pragma: no cover
 
     @staticmethod
@@ -74,38 +59,44 @@ class Kernel(Distribution):
 
     @classmethod
     def _quantile(cls, p: Tensor) -> Tensor:
-        """The t with ∫ k up to t equal to p, for p in [0, 1]; here by Newton's method, for bounded kernels."""
-        return _invert(cls, p)
+        """The t with ∫ k up to t equal to p, for p in [0, 1].
+
+        Here for bounded kernels, by Newton's method inside a shrinking bracket; differentiable in p, once.
+        """
+        with torch.no_grad():
+            tail = torch.minimum(p, 1 - p)  # F is relatively exact in its lower tail
+            low, high = -torch.ones_like(p), torch.zeros_like(p)
+            t = (low + high) / 2
+            for _ in range(40):  # a tail of p = 1e-15 takes about 30
+                excess = cls._cumulative(t) - tail
+                low, high = torch.where(excess < 0, t, low), torch.where(excess < 0, high, t)
+                step = t - excess / cls._log_density(t).exp()
+                t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+            t = torch.where(p <= 0.5, t, -t)
+            t = torch.where(tail <= 0, torch.sign(p - 0.5), t)
+        return t + (p - p.detach()) / cls._log_density(t).exp() if p.requires_grad else t  # dt/dp = 1/k(t)
 
     @classmethod
     def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
-        """Standard draws, by default through the quantile function."""
-        p = torch.rand(shape, dtype=like.dtype, device=like.device)
-        return cls._quantile(p if cls.bounded else p.clamp(min=torch.finfo(p.dtype).tiny))
+        """Standard draws: through the quantile function, or for densities proportional to (1 - |t|^a)^m exactly.
 
-    # torch.distributions' contract --------------------------------------------------------------------------
+        There |t|^a is Beta(1/a, m + 1), a product of independent powers of uniforms, so that t is a uniform draw on
+        [-1, 1] times the root of another for each of ``roots``, 1 + a, 1 + 2a, ..., 1 + m a.
+        """
+        p = torch.rand(shape, dtype=like.dtype, device=like.device)
+        if not cls.roots:
+            return cls._quantile(p if cls.bounded else p.clamp(min=torch.finfo(p.dtype).tiny))
+        t = 2 * p - 1
+        log_root = torch.zeros_like(t)
+        for root in cls.roots:
+            log_root += torch.rand_like(t).log_().div_(root)
+        return t * log_root.exp_()
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         if not self.bounded:
             return constraints.real
         return constraints.interval(self.loc - self.scale, self.loc + self.scale)
-
-    def expand(self, batch_shape: _size, _instance: "Kernel | None" = None) -> "Kernel":
-        new = self._get_checked_instance(Kernel, _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        super(Kernel, new).__init__(batch_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
 
     @property
     def variance(self) -> Tensor:
@@ -157,38 +148,3 @@ class Kernel(Distribution):
     def efficiency(self) -> float:
         """Roughness of the Epanechnikov kernel over this one's, at equal variance: at most 1 (Lemma 3.2)."""
         return 3 / (5 * math.sqrt(5)) / (math.sqrt(self.standard_variance) * self.standard_roughness)
-
-
-def _invert(kernel: type[Kernel], p: Tensor) -> Tensor:
-    """Solve F(t) = p on [-1, 1] by Newton's method inside a shrinking bracket; differentiable in p."""
-    with torch.no_grad():
-        tail = torch.minimum(p, 1 - p)  # F is relatively exact in its lower tail
-        low, high = -torch.ones_like(p), torch.zeros_like(p)
-        t = (low + high) / 2
-        for _ in range(_NEWTON_STEPS):
-            excess = kernel._cumulative(t) - tail
-            low, high = torch.where(excess < 0, t, low), torch.where(excess < 0, high, t)
-            step = t - excess / kernel._log_density(t).exp()
-            t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-        t = torch.where(p <= 0.5, t, -t)
-        t = torch.where(tail <= 0, torch.sign(p - 0.5), t)
-    if not p.requires_grad:
-        return t
-    slope = kernel._log_density(t).exp()
-    return t + (p - p.detach()) / slope  # dt/dp = 1/k(t)
-
-
-_NEWTON_STEPS = 40  # a tail of p = 1e-15 takes about 30
-
-
-def product_of_uniforms(shape: torch.Size, like: Tensor, roots: tuple[int, ...]) -> Tensor:
-    """Draws with density proportional to (1 - |t|^a)^m, for roots 1 + a, 1 + 2a, ..., 1 + m a.
-
-    |t|^a is Beta(1/a, m + 1), a product of independent powers of uniforms, so that t is a uniform draw on [-1, 1]
-    times the root of another for each of ``roots``: exact, without rejection.
-    """
-    t = 2 * torch.rand(shape, dtype=like.dtype, device=like.device) - 1
-    log_root = torch.zeros_like(t)
-    for root in roots:
-        log_root += torch.rand_like(t).log_().div_(root)
-    return t * log_root.exp_()

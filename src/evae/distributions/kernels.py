@@ -1,14 +1,11 @@
-"""The smoothing kernels, each a density k on R in standard form, centre 0 and scale 1; KERNELS has them by name.
-
-Constants and formulas are checked against reference values and quadrature (tests/distributions/test_kernels.py).
-"""
+"""The smoothing kernels, each a density k on R in standard form, centre 0 and scale 1; KERNELS has them by name."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from evae.distributions.kernel import Kernel, product_of_uniforms
+from evae.distributions.kernel import Kernel
 
 
 class UniformKernel(Kernel):
@@ -35,11 +32,10 @@ class UniformKernel(Kernel):
 class Epanechnikov(Kernel):
     r"""The Epanechnikov kernel, K(x) = 3/(4r) · (1 - ((x - μ)/r)²) for |x - μ| ≤ r.
 
-    Of all kernels of equal variance it has the least roughness ∫K² (Lemma 3.2). ``loc`` is μ and ``scale`` is r.
-    A draw is μ + r · 2 sin(asin(2p - 1)/3) with p uniform on [0, 1]; it has the law of Algorithm 2's median of
-    three uniforms, from one.
+    Of all densities of equal variance it has the least roughness ∫K² (Lemma 3.2). ``loc`` is μ and ``scale`` is r.
+    A draw is μ + r · 2 sin(asin(2p - 1)/3), p uniform on [0, 1]; its law is that of Algorithm 2's median of three.
 
-    Example:
+    Examples:
         >>> kernel = Epanechnikov(torch.tensor(0.0), torch.tensor(2.0))
         >>> kernel.roughness  # 3 / (5 r)
         tensor(0.3000)
@@ -75,6 +71,7 @@ class Biweight(Kernel):
     standard_roughness = 5 / 7
     standard_entropy = 0.42528313223112327
     quadrature_nodes = 3
+    roots = (3, 5)
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:
@@ -84,10 +81,6 @@ class Biweight(Kernel):
     def _cumulative(t: Tensor) -> Tensor:
         return (1 + t) ** 3 * (8 + t * (3 * t - 9)) / 16
 
-    @classmethod
-    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
-        return product_of_uniforms(shape, like, (3, 5))
-
 
 class Triweight(Kernel):
     r"""The triweight kernel, k(t) = 35/32 (1 - t²)³ on [-1, 1]."""
@@ -96,6 +89,7 @@ class Triweight(Kernel):
     standard_roughness = 350 / 429
     standard_entropy = 0.30864761509349815
     quadrature_nodes = 4
+    roots = (3, 5, 7)
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:
@@ -104,10 +98,6 @@ class Triweight(Kernel):
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
         return (1 + t) ** 4 * (16 - t * (29 - t * (20 - 5 * t))) / 32
-
-    @classmethod
-    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
-        return product_of_uniforms(shape, like, (3, 5, 7))
 
 
 class Triangular(Kernel):
@@ -142,6 +132,7 @@ class Tricube(Kernel):
     standard_entropy = 0.41721385297954510
     quadrature_nodes = 5
     kink_at_zero = True  # its third derivative jumps
+    roots = (4, 7, 10)
 
     @staticmethod
     def _log_density(t: Tensor) -> Tensor:
@@ -154,10 +145,6 @@ class Tricube(Kernel):
         polynomial = 35 / 6 + u * (-14 + u * (140 / 9 + u * (-10 + u * (35 / 9 + u * (-70 / 81 + u * 7 / 81)))))
         tail = u**4 * polynomial
         return torch.where(t < 0, tail, 1 - tail)
-
-    @classmethod
-    def _draw(cls, shape: torch.Size, like: Tensor) -> Tensor:
-        return product_of_uniforms(shape, like, (4, 7, 10))
 
 
 class Cosine(Kernel):

@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, Normal, Uniform, cons
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
+from evae.distributions.base import Expandable
 from evae.distributions.entropy import smoothed_entropy
 from evae.distributions.kernel import Kernel
 from evae.distributions.quadrature import double
@@ -21,22 +22,17 @@ def coordinates(distribution: Distribution) -> Distribution:
 
 
 def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
-    """Name and values of what says how wide a posterior is: r, a standard deviation or a concentration."""
+    """Name and values of the parameter of a posterior's width: r, a standard deviation or a concentration."""
     base = coordinates(q)
-    if isinstance(base, Normal):
-        return "standard deviation", base.scale
-    spread: tuple[str | None, Tensor | None] = getattr(base, "spread", (None, None))
+    normal = ("standard deviation", base.scale) if isinstance(base, Normal) else (None, None)
+    spread: tuple[str | None, Tensor | None] = getattr(base, "spread", normal)
     return spread
 
 
-class SmoothedPrior(Distribution):
-    """The law of b · K + U with a kernel K, symmetric and unimodal, and an independent prior draw U (paper, eq. 11-12).
+class SmoothedPrior(Expandable):
+    """The law of b · K + U, with a symmetric unimodal kernel K and a prior draw U, in one or more dimensions."""
 
-    Its draws and moments, whatever the dimension of the kernel.
-    """
-
-    has_rsample = True
-
+    _parameters = ("kernel", "prior", "bandwidth")
     kernel: Distribution
     prior: Distribution
     bandwidth: Tensor
@@ -50,7 +46,7 @@ class SmoothedPrior(Distribution):
 
     @property
     def spread(self) -> tuple[str, Tensor]:
-        """What says how wide it is, by name: the kernel's scale r."""
+        """The name and the values of the kernel's scale r."""
         scale: Tensor = self.kernel.scale  # type: ignore[attr-defined]
         return "r", scale
 
@@ -80,19 +76,19 @@ class KernelPosterior(SmoothedPrior):
         uniform prior, length B     q(z) = (1/B) ∫ k over [(z - c - B/2)/w, (z - c + B/2)/w]
         Gaussian prior, sd σ        q(z) = ∫ k(x) φ((z - c - w x)/σ)/σ dx
 
-    ``log_prob`` is exact to rounding in both cases: the integrals are taken by Gauss–Legendre quadrature with
-    nodes enough for the kernel's smoothness, in double precision where the device has it.
+    ``log_prob`` has a relative error below 1e-9: the integrals are taken by Gauss–Legendre quadrature with nodes
+    enough for the kernel's smoothness, in double precision where the device has it. With a Gaussian prior a value
+    takes about 4 kB of memory; evaluate millions of values in parts.
 
     Args:
         kernel: the kernel at (μ, r) = (``loc``, ``scale``), before the bandwidth is applied.
         prior: ``Uniform(-B/2, B/2)`` or ``Normal(0, B)``.
         bandwidth: b > 0.
-        validate_args: as in torch.distributions.
 
     Raises:
         TypeError: the prior is neither Uniform nor Normal.
 
-    Example:
+    Examples:
         >>> kernel = Epanechnikov(torch.zeros(3), torch.ones(3))
         >>> q = KernelPosterior(kernel, Uniform(-0.05, 0.05), bandwidth=100 ** (-2 / 9))
         >>> q.rsample((5,)).shape
@@ -126,15 +122,6 @@ class KernelPosterior(SmoothedPrior):
         # Rounded as rsample rounds, so that no draw falls outside.
         low = self.bandwidth * (self.kernel.loc - self.kernel.scale) + self.prior.low
         return constraints.interval(low, self.bandwidth * (self.kernel.loc + self.kernel.scale) + self.prior.high)
-
-    def expand(self, batch_shape: _size, _instance: "KernelPosterior | None" = None) -> "KernelPosterior":
-        new = self._get_checked_instance(KernelPosterior, _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        new.kernel, new.prior = self.kernel.expand(batch_shape), self.prior.expand(batch_shape)  # type: ignore[no-untyped-call]
-        new.bandwidth = self.bandwidth.expand(batch_shape)
-        super(KernelPosterior, new).__init__(batch_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def entropy(self) -> Tensor:
         """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""

@@ -1,8 +1,6 @@
-"""Quadrature in double precision.
+"""Gauss-Legendre quadrature: a fixed rule, and panels that shrink towards points where a posterior is not smooth."""
 
-Gauss-Legendre nodes: a fixed rule, and panels that shrink towards the places where a posterior is not smooth.
-"""
-
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -33,19 +31,21 @@ def legendre(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_tensor(x), like.new_tensor(weights)
 
 
-def posterior_panels(kernel: type[Kernel], uniform: bool, width: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+def posterior_panels(
+    kernel: type[Kernel], uniform: bool, width: Tensor, spread: Tensor, peaks: Sequence[tuple[Tensor, Tensor]] = ()
+) -> tuple[Tensor, Tensor]:
     """Nodes at distances from the centre of a posterior and weights, each (..., M), for integrals over one half.
 
-    Args:
-        kernel: the standard kernel.
-        uniform: whether the prior is uniform, else normal.
-        width: w, shape (...).
-        spread: B or σ, shape (...).
+    Its prior is uniform or else normal, ``width`` is w and ``spread`` B or σ, shape (...); ``peaks`` are distances and
+    standard deviations of further peaks of the integrand.
     """
     reach = spread / 2 if uniform else _NORMAL_REACH * spread
     end = width * (1 if kernel.bounded else 60) + reach
+    for peak, deviation in peaks:
+        end = torch.maximum(end, peak + _NORMAL_REACH * deviation)
     zero = torch.zeros_like(end)
     places = [zero, spread / 2, (width - spread / 2).abs(), width + spread / 2] if uniform else [zero, width]
+    places += [peak for peak, _ in peaks]
     offsets = end.unsqueeze(-1) * torch.cat([end.new_tensor(s * _HALVINGS) for s in (-1, 0, 1)])
     cuts = torch.cat([place.unsqueeze(-1) + offsets for place in places], -1)
     cuts = torch.minimum(cuts.clamp(min=0), end.unsqueeze(-1)).sort(-1).values
