@@ -16,7 +16,7 @@ from evae.errors import EvaeError
 
 @dataclass(frozen=True)
 class _Command:
-    """Where a command's function lives, imported only when it is called; the rest is for the overview and the help."""
+    """Where a command's function lives, imported only when it is called, and what its help shows."""
 
     module: str
     summary: str
@@ -31,8 +31,8 @@ COMMANDS = {
         "evae.training",
         "train a model on images, into a run folder",
         first=(
-            *("model", "data", "image_size", "epochs", "batch_size", "learning_rate", "out", "seed", "resume"),
-            "accelerator",
+            *("model", "data", "image_size", "epochs", "batch_size"),
+            *("learning_rate", "out", "seed", "resume", "accelerator"),
         ),
     ),
     "evaluate": _Command("evae.metrics", "measure a run on its hold-out images", ("run_folder",), hidden=("show",)),
@@ -46,12 +46,20 @@ COMMANDS = {
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 
+_OVERVIEW = """usage: evae COMMAND [options]
+
+Kernel-based variational autoencoders: train, evaluate, sample.
+
+{}
+
+Run 'evae COMMAND --help' for its options, 'evae --version' for the version."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 for bad input (one sentence on standard error)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        print(_OVERVIEW.format("\n".join(f"  {name:<12} {command.summary}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"evae {version('evae')}")
@@ -87,21 +95,6 @@ def _prepare_process() -> None:
     keep_memory()
 
 
-def _overview() -> str:
-    lines = [f"  {name:<12} {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: evae COMMAND [options]",
-            "",
-            "Kernel-based variational autoencoders: train, evaluate, sample.",
-            "",
-            *lines,
-            "",
-            "Run 'evae COMMAND --help' for its options, 'evae --version' for the version.",
-        ]
-    )
-
-
 def _fail(message: str, code: int = 2) -> int:
     print(f"evae: {message}", file=sys.stderr)
     return code
@@ -127,11 +120,10 @@ def _factory(model: Any) -> Any:
         raise UsageError(f"--model: one of {', '.join(families())} is needed")
     arguments = vars(model.get("init_args", {}))
     for name, value in arguments.items():
-        numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
-        if value is not None and not numbers and not isinstance(value, str | int | float):
-            raise UsageError(
-                f"--model.{name}: networks of your own are given by an import path, package.module:factory"
-            )
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not all(part is None or isinstance(part, str | int | float) for part in parts):
+            form = "an import path, package.module:factory"
+            raise UsageError(f"--model.{name}: networks of your own are given by {form}")
     module, _, family = model.class_path.rpartition(".")
     return partial(getattr(import_module(module), family), **arguments)
 

@@ -1,7 +1,5 @@
 """What can go wrong through no fault of the code; the command line reports these in one sentence."""
 
-from collections.abc import Iterable
-
 
 class EvaeError(Exception):
     """Base of every error that evae raises on purpose."""
@@ -22,9 +20,3 @@ class RunError(EvaeError):
 def first_line(error: Exception) -> str:
     """An error's message, or its type, on one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ConfigError unless the value of an option is one of its choices."""
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

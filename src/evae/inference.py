@@ -1,6 +1,7 @@
 """What a trained model is used for: samples, reconstructions of one's own images, latent codes."""
 
 from collections.abc import Iterator
+from itertools import chain
 from itertools import count as counted
 from pathlib import Path
 
@@ -47,9 +48,6 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
 
-    Returns:
-        What was written.
-
     Raises:
         RunError: the folder is not a run, or the output cannot be written.
         ConfigError: a setting cannot work.
@@ -95,9 +93,6 @@ def reconstruct(
         seed: seed of the samples.
         device: cpu, cuda or mps; auto: a GPU where there is one.
 
-    Returns:
-        The folder.
-
     Raises:
         RunError: the folder is not a run, or the output cannot be written.
         DataError: a file does not exist or is not an image.
@@ -124,11 +119,7 @@ def reconstruct(
 
 @flat
 def encode(
-    run_folder: Path,
-    out: Path,
-    data: str | None = None,
-    images: ImageOptions = ImageOptions(),
-    device: str = "auto",
+    run_folder: Path, out: Path, data: str | None = None, images: ImageOptions = ImageOptions(), device: str = "auto"
 ) -> Path:
     """Write the latent codes of images to a Parquet file: file or index, split, label, and one column per latent.
 
@@ -140,9 +131,6 @@ def encode(
         data: images to encode instead of the run's own; as in evae train.
         images: how other images are read.
         device: cpu, cuda or mps; auto: a GPU where there is one.
-
-    Returns:
-        The Parquet file.
 
     Raises:
         RunError: the folder is not a run, or the file cannot be written.
@@ -178,7 +166,9 @@ def _latent_table(images: Images, start: int, latents: Tensor, class_names: tupl
     rows = slice(start, start + len(latents))
     names, labels = images.names[rows], images.labels[rows].tolist()
     by_index = images.names[0].isdigit()
-    identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(map(_readable, names))}
+    # What is not UTF-8 in a file's name is replaced.
+    files = [name.encode(errors="replace").decode() for name in names]
+    identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(files)}
     if class_names:
         known = dict(enumerate(class_names))
         label = pa.array([known.get(i, str(i)) if i >= 0 else None for i in labels], pa.string())
@@ -188,11 +178,6 @@ def _latent_table(images: Images, start: int, latents: Tensor, class_names: tupl
     codes = {f"z{k}": pa.array(latents[:, k].numpy()) for k in range(latents.shape[1])}
     good = [i for i in range(len(latents)) if start + i not in images.bad]
     return pa.table({**identity, "split": split, "label": label, **codes}).take(good)
-
-
-def _readable(name: str) -> str:
-    """A file's name with what is not UTF-8 in it replaced."""
-    return name.encode(errors="replace").decode()
 
 
 def _image_files(images: list[Path]) -> list[Path]:
@@ -225,10 +210,8 @@ def _save_each(images: Tensor, names: list[str], folder: Path) -> None:
 
 def _distinct(names: list[str]) -> list[str]:
     """The names, numbered where they are the same (or another output's)."""
-    taken = {"comparison"}
-    distinct = []
+    distinct = {"comparison": True}
     for name in names:
-        candidates = (f"{name}-{number}" if number > 1 else name for number in counted(1))
-        distinct.append(next(candidate for candidate in candidates if candidate not in taken))
-        taken.add(distinct[-1])
-    return distinct
+        candidates = chain([name], (f"{name}-{number}" for number in counted(2)))
+        distinct[next(candidate for candidate in candidates if candidate not in distinct)] = True
+    return list(distinct)[1:]

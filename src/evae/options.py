@@ -14,6 +14,18 @@ from evae.errors import EvaeError, first_line
 from evae.imports import import_object
 from evae.settings import groups
 
+# What jsonargparse reports, in plain words: applied one after the other.
+_RULES = {
+    r"\. Got value: Namespace.*": "",
+    r"^Type .* expects a function or a callable class: ": "",
+    r"^Expected a dot import path string: (.*)": r"unknown \1; known are FAMILIES",
+    r"^Import path (\S+) does not correspond .*": r"unknown \1; known are FAMILIES",
+    r"^Option '(.*)' is not accepted.*": r"the model has no option '\1'",
+    r".*Subtypes: \[(.*?)(?:, NoneType)?\] Errors: .* Given value: (.*)": r"expected \1, not \2",
+    r"^Expected an? (.*)\. Got value: (.*)": r"expected \1, not \2",
+    r"typing\.Literal\[(.*?)\]": r"one of \1",
+}
+
 
 class UsageError(EvaeError):
     """Options that cannot be understood."""
@@ -65,8 +77,8 @@ class Options:
     """The command line of one function.
 
     Args:
-        function: typed and documented; its dataclass parameters become one group of options each, titled by the first
-            words of the dataclass's docstring, up to a colon.
+        function: typed and documented; each dataclass parameter becomes a group of options, titled by the first words
+            of the dataclass's docstring, up to a colon.
         positional: names of parameters that are given without a flag.
         first: options to show before all others.
         hidden: parameters that are for Python only.
@@ -81,63 +93,46 @@ class Options:
     ) -> None:
         self.function, self.groups = function, groups(function)
         self._arguments: list[str] = []
-        self.prog = f"evae {function.__name__}"
-        options = self
+        options, prog = self, f"evae {function.__name__}"
         described = parse(function.__doc__ or "")
 
         class Parser(ArgumentParser):
             def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-                raise UsageError(f"{options._sentence(message)} ({options.prog} --help lists the options)")
+                raise UsageError(f"{options._sentence(message)} ({prog} --help lists the options)")
 
             def format_help(self, formatter: Any = None) -> str:
                 return "".join([super().format_help(formatter), *options._hyperparameters()])
 
-        usage = " ".join([self.prog, *(name.upper() for name in positional), "[options]"])
-        self.parser = Parser(
-            prog=self.prog,
-            usage=usage,
-            description=described.short_description,
-            allow_abbrev=False,
-            formatter_class=_Formatter,
-        )
+        usage = " ".join([prog, *(name.upper() for name in positional), "[options]"])
+        about = described.short_description
+        self.parser = Parser(prog, usage, about, allow_abbrev=False, formatter_class=_Formatter)
         self.parser.add_argument("--config", action="config", help="read options from a YAML file")
         helps = {parameter.arg_name: parameter.description for parameter in described.params}
         for name in positional:
             annotation = signature(function).parameters[name].annotation
             many = "+" if annotation == list[Path] else None
             self.parser.add_argument(name, type=Path, metavar=name.upper(), help=helps.get(name), nargs=many)
-        if first:
-            shared = self.parser.add_argument_group("most used options")
-            for name in first:
-                self._add(shared, {name})
-        self._add_groups({*positional, *hidden, *first})
+        most_used = self.parser.add_argument_group("most used options")
+        for name in first:
+            self._add(most_used, {name})
+        skip = {*positional, *hidden, *first}
+        self._add(self.parser.add_argument_group("options"), set(signature(function).parameters) - skip)
+        for cls in self.groups.values():
+            heading = (parse(cls.__doc__ or "").short_description or cls.__name__).partition(":")[0].lower()
+            self._add(self.parser.add_argument_group(heading), set(signature(cls).parameters) - skip)
         general: list[Any] = self.parser._action_groups  # type: ignore[assignment]
         general.append(general.pop(1))  # --help and --config come last
         for action in self.parser._actions:
             if action.dest.endswith(".help"):  # of --model; hyperparameters are listed below
                 action.help = SUPPRESS
-        self.flags = {f"--{a.dest}" for a in self.parser._actions if getattr(a, "_typehint", None) is bool}
-
-    def _add_groups(self, skip: set[str]) -> None:
-        """The function's own parameters in one group, the fields of each dataclass in another."""
-        own = set(signature(self.function).parameters) - self.groups.keys() - skip
-        if own:
-            self._add(self.parser.add_argument_group("options"), own)
-        for cls in self.groups.values():
-            if fields := set(signature(cls).parameters) - skip:
-                heading = parse(cls.__doc__ or "").short_description or cls.__name__
-                self._add(self.parser.add_argument_group(heading.partition(":")[0].lower()), fields)
 
     def _add(self, group: Any, wanted: set[str]) -> None:
-        """Add the parameters and fields of these names to a group of options."""
-        names = set(signature(self.function).parameters)
-        if wanted & names:
-            skip = names - wanted  # a user's family may have parameters without a type
-            group.add_function_arguments(self.function, as_group=False, skip=skip, fail_untyped=False)
+        """Add the function's parameters and the dataclasses' fields of these names to a group of options."""
+        skip = set(signature(self.function).parameters) - (wanted - self.groups.keys())
+        # a user's family may have parameters without a type
+        group.add_function_arguments(self.function, as_group=False, skip=skip, fail_untyped=False)
         for cls in self.groups.values():
-            fields = set(signature(cls).parameters)
-            if wanted & fields:
-                group.add_class_arguments(cls, None, as_group=False, skip=fields - wanted)
+            group.add_class_arguments(cls, None, as_group=False, skip=set(signature(cls).parameters) - wanted)
 
     def parse(self, arguments: list[str]) -> dict[str, Any]:
         """The function's arguments.
@@ -146,13 +141,14 @@ class Options:
             UsageError: an option is unknown or has a wrong value.
             ConfigError: a setting cannot work.
         """
-        self._arguments = _spelled(arguments, self.flags)
+        flags = {f"--{a.dest}" for a in self.parser._actions if getattr(a, "_typehint", None) is bool}
+        self._arguments = _spelled(arguments, flags)
         try:
             options = vars(self.parser.parse_args(self._arguments))
         except (RecursionError, UnicodeDecodeError) as error:
             raise UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
         except ValueError as error:  # of a class whose parameters jsonargparse cannot handle
-            raise UsageError(f"{self.prog}: {first_line(error)}") from error
+            raise UsageError(f"{self.parser.prog}: {first_line(error)}") from error
         del options["config"]
         for name, cls in self.groups.items():
             options[name] = cls(**{field: options.pop(field) for field in signature(cls).parameters})
@@ -177,18 +173,9 @@ class Options:
         text = " ".join(re.sub(r"<class '([\w.]+)'>", r"\1", report).split())
         parts = re.split(r'Parser key "([^"]+)":', text)
         option, statement = ".".join(parts[1::2]), parts[-1].strip()
-        statement = re.split(r"\. Got value: Namespace", statement)[0]
-        statement = re.sub(r"^Type .* expects a function or a callable class: ", "", statement)
-        rules = {
-            r"^Expected a dot import path string: (.*)": rf"unknown \1; known are {', '.join(_families())}",
-            r"^Import path (\S+) does not correspond .*": rf"unknown \1; known are {', '.join(_families())}",
-            r"^Option '(.*)' is not accepted.*": r"the model has no option '\1'",
-            r".*Subtypes: \[(.*?)(?:, NoneType)?\] Errors: .* Given value: (.*)": r"expected \1, not \2",
-            r"^Expected an? (.*)\. Got value: (.*)": r"expected \1, not \2",
-        }
-        for pattern, replacement in rules.items():
+        for pattern, replacement in _RULES.items():
             statement = re.sub(pattern, replacement, statement)
-        statement = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", statement).rstrip(".")
+        statement = statement.replace("FAMILIES", ", ".join(_families())).rstrip(".")
         known = {action.dest for action in self.parser._actions}
         if option and option.split(".")[0] not in known:
             option = f"model.{option}"

@@ -32,6 +32,8 @@ from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS, Progress, RunFolder
 
 _STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # how reading a damaged checkpoint fails
+
 OptimizerState = tuple[dict[str, Tensor], dict[str, Any]]  # full tensors by name ("3.exp_avg"), and plain settings
 
 
@@ -51,10 +53,7 @@ def save(
 ) -> None:
     """Write checkpoints/last and the model itself; the checkpoint before stays until the new one is complete.
 
-    Args:
-        run: its folder.
-        model, optimizer, progress: what training continues from.
-        average: of the model's weights, where there is one; it is the model that is saved then.
+    Where there is an average of the model's weights, it is the model that is saved.
 
     Raises:
         RunError: it cannot be written, because the disk is full, say.
@@ -83,8 +82,9 @@ def _remove_leftovers(checkpoints: Path) -> None:
 
 
 def _reason(error: OSError | RunError) -> str:
-    unwritten = f"{getattr(error, 'filename', None) or 'it'} could not be written"
-    return str(error) if isinstance(error, RunError) else f"{unwritten} ({error.strerror or error})"
+    if isinstance(error, RunError):
+        return str(error)
+    return f"{error.filename or 'it'} could not be written ({error.strerror or error})"
 
 
 def load(
@@ -97,14 +97,16 @@ def load(
             those with fingerprint ``images``; or there are none of a run that had some.
     """
     errors = []
-    for name in ("last", "previous"):
-        checkpoint = run.path / CHECKPOINTS / name
+    for checkpoint in (run.path / CHECKPOINTS / name for name in ("last", "previous")):
         if not checkpoint.exists():
             continue
         try:
-            state, contents = _read_files(checkpoint)
+            state = _read_state(checkpoint)
+            contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
+            for name, content in contents.items():
+                _check(name, content, state["digests"][name])
             progress = Progress(**state["progress"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             errors.append(f"{checkpoint} is damaged ({first_line(error)})")
             continue
         if progress.images != images:
@@ -139,20 +141,14 @@ def _write_state(
     write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
 
 
-def _read_files(checkpoint: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The state and the contents of its files, each found to be what was written."""
-    state = _read_state(checkpoint)
-    contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
-    for name, content in contents.items():
-        if _digest(content) != state["digests"][name]:
-            raise ValueError(f"{name} is not what was written")
-    return state, contents
+def _check(name: str, content: bytes, digest: str) -> None:
+    if _digest(content) != digest:
+        raise ValueError(f"{name} is not what was written")
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     sealed = json.loads((checkpoint / _STATE).read_text())
-    if _digest(sealed["state"].encode()) != sealed["digest"]:
-        raise ValueError(f"{_STATE} is not what was written")
+    _check(_STATE, sealed["state"].encode(), sealed["digest"])
     state: dict[str, Any] = json.loads(sealed["state"])
     if state["version"] != 1:
         raise ValueError(f"{_STATE} is of version {state['version']}")
@@ -183,7 +179,7 @@ def trained_images(run: RunFolder) -> str | None:
     """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
     try:
         images: str = _read_state(run.path / CHECKPOINTS / "last")["progress"]["images"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except _DAMAGE:
         return None
     return images
 
@@ -205,25 +201,14 @@ def distributed_like(value: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like).copy_(value)
 
 
-# The model itself --------------------------------------------------------------------------------------------
-
-
 def save_model(run: RunFolder, model: nn.Module) -> None:
-    """Write the model itself, as ``save`` does.
-
-    Raises:
-        RunError: it cannot be written, because the disk is full, say.
-    """
+    """Write the model itself, as ``save`` does; RunError where the disk is full, say."""
     with _named_failure():
         _put_model(run, model)
 
 
 def save_best(run: RunFolder, model: nn.Module) -> None:
-    """Write checkpoints/best: a run folder in its own right, to be loaded, evaluated and sampled from.
-
-    Raises:
-        RunError: it cannot be written, because the disk is full, say.
-    """
+    """Write checkpoints/best, a run folder in its own right; RunError where the disk is full, say."""
     best = run.path / CHECKPOINTS / "best"
     with _named_failure():
         best.parent.mkdir(exist_ok=True)

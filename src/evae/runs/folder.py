@@ -7,7 +7,7 @@
     evaluation.json      what evae evaluate measured
     figures/             training curves, reconstructions, samples
 
-What training needs to go on is written by ``checkpoints.py``.
+``checkpoints.py`` writes what is in checkpoints/ and the model.
 """
 
 import json
@@ -35,9 +35,8 @@ _DERIVED = ("report.html", "figures", "tensorboard", NONFINITE)
 _OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation*.json", "evaluation*.safetensors", CONFIG)
 
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
-_FREE = frozenset({"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every"}) | frozenset(
-    {"accelerator", "devices", "num_nodes", "strategy", "compile"}
-)
+_FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every"}
+_FREE |= {"accelerator", "devices", "num_nodes", "strategy", "compile"}
 
 
 @dataclass
@@ -87,8 +86,6 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    # Reading -------------------------------------------------------------------------------------------------
-
     @property
     def is_run(self) -> bool:
         """Whether the folder holds a run, finished or not."""
@@ -113,9 +110,7 @@ class RunFolder:
     def model(self, device: str = "cpu", **overrides: Any) -> VAE:
         """The trained model, in evaluation mode.
 
-        Args:
-            device: where to put it.
-            overrides: arguments of its constructor that replace the saved ones.
+        ``overrides`` are arguments of its constructor that replace the saved ones.
 
         Raises:
             RunError: the folder is not a run, has no weights yet, or they are damaged.
@@ -127,10 +122,8 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without damaged ones; none where there is no such file."""
-        lines: list[dict[str, Any]] = []
-        if not (self.path / METRICS).exists():
-            return lines
-        for text in (self.path / METRICS).read_text(errors="replace").splitlines():
+        lines, path = [], self.path / METRICS
+        for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
                 if isinstance(line, dict) and all(isinstance(value, int | float) for value in line.values()):
@@ -140,8 +133,6 @@ class RunFolder:
     def epochs(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that close an epoch."""
         return [line for line in self.metrics() if "epoch" in line]
-
-    # Starting a run ------------------------------------------------------------------------------------------
 
     def check_free(self, overwrite: bool) -> None:
         """Raise RunError unless a new run can have the folder: it is empty, can be made, or holds a run to replace."""
@@ -167,7 +158,7 @@ class RunFolder:
             RunError: the folder is not free, or the run in it was started with other settings; or it cannot be written.
         """
         if resume and self.is_run:
-            self.check_resumable(config)
+            self._check_resumable(config)
         else:
             self.check_free(overwrite)
             if self.is_run:
@@ -195,11 +186,8 @@ class RunFolder:
         with lock:
             yield
 
-    def check_resumable(self, config: dict[str, Any]) -> None:
-        """Raise RunError, naming what differs, unless the run can be resumed with ``config``.
-
-        Settings that the run's config.yaml does not have, because an older version wrote it, are not compared.
-        """
+    def _check_resumable(self, config: dict[str, Any]) -> None:
+        """Raise RunError, naming the settings that differ; those that an older version did not write are left out."""
         old, new = _flat(self.config()), _flat(_plain(config))
         free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
         differing = [k for k in sorted(old) if k.split(".")[0] not in free and old[k] != new.get(k)]
@@ -212,8 +200,6 @@ class RunFolder:
         trained = max((line["epoch"] for line in self.epochs()), default=0)
         if trained > epochs:
             raise RunError(f"{self} has been trained for {trained} epochs; --epochs {epochs} cannot go on with it")
-
-    # Metrics -------------------------------------------------------------------------------------------------
 
     def append_metrics(self, line: dict[str, Any], progress: Progress) -> None:
         """Add a line to metrics.jsonl and record its new length in ``progress``."""

@@ -50,14 +50,12 @@ def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
             raise DataError(f"{error}; --data names others") from error
     else:
         store = open_store(data, options.image_size, options.crop, options.on_bad_image)
-    channels, size, _ = model.image_shape
-    if store.image_shape[0] != channels:
-        raise DataError(f"{store.source} has {store.image_shape[0]} channels, the model expects {channels}")
-    if store.image_shape[1] != size:
-        got = store.image_shape[1]
-        raise DataError(
-            f"{store.source} is resized to {got}x{got}, the model expects {size}x{size}; use --image-size {size}"
-        )
+    (channels, size, _), (wanted, expected, _) = store.image_shape, model.image_shape
+    if channels != wanted:
+        raise DataError(f"{store.source} has {channels} channels, the model expects {wanted}")
+    if size != expected:
+        sizes = f"resized to {size}x{size}, the model expects {expected}x{expected}"
+        raise DataError(f"{store.source} is {sizes}; use --image-size {expected}")
     return store
 
 

@@ -21,7 +21,7 @@ from evae.models import EVAE, VAE, ImageShape, check_buildable
 from evae.numerics import seeded
 from evae.runs import Progress, RunFolder
 from evae.settings import flat
-from evae.training.fabric import arithmetic, compiles, explain_memory_errors, open_fabric
+from evae.training.fabric import arithmetic, explain_memory_errors, open_fabric
 from evae.training.fit import fit
 from evae.training.loggers import check_logger, open_logger
 from evae.training.preemption import InterruptedRun, signals_as_exceptions
@@ -64,9 +64,6 @@ def train(
         compute: devices and arithmetic.
         logging: loggers.
 
-    Returns:
-        The run folder.
-
     Raises:
         DataError: the images cannot be used.
         ConfigError: a setting cannot work.
@@ -90,7 +87,10 @@ def train(
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         progress = _run(fabric, network, store, folder, config, settings, deadline)
         if progress is not None:
-            _say_done(folder, progress, recipe, len(store.train) // recipe.batch_size)
+            trained = progress.step // (len(store.train) // recipe.batch_size)
+            early = f", {recipe.patience} of them without a lower validation loss," if trained < recipe.epochs else ""
+            done = f"{folder}: trained for {trained} epochs{early}; evae evaluate {folder} measures it"
+            console.print(done, soft_wrap=True)
     return folder.path
 
 
@@ -117,13 +117,11 @@ def _check_before_decoding(
 
 def _build(model: Callable[[ImageShape], VAE], store: Store, settings: Settings) -> VAE:
     """The model with its initial weights, a function of the seed."""
-    recipe = settings.recipe
-    if recipe.batch_size > len(store.train):
-        raise ConfigError(
-            f"batch_size {recipe.batch_size} is larger than the {len(store.train)} training images of {store.source}"
-        )
-    torch.manual_seed(recipe.seed)
-    with explain_memory_errors(recipe.batch_size):
+    size, count = settings.recipe.batch_size, len(store.train)
+    if size > count:
+        raise ConfigError(f"batch_size {size} is larger than the {count} training images of {store.source}")
+    torch.manual_seed(settings.recipe.seed)
+    with explain_memory_errors(size):
         network = model(store.image_shape)
     if settings.compute.strategy == "fsdp":
         check_shardable(network)
@@ -148,28 +146,17 @@ def _run(
     deadline: float | None,
 ) -> Progress | None:
     """Claim the folder, start the other processes and train; None on a rank that leaves the message to the first."""
-    first, logging = fabric.is_global_zero, settings.logging
+    first, run, logger = fabric.is_global_zero, settings.run, settings.logging.logger
     # What only one process may do comes before the others are started: if it fails, none starts.
     with folder.locked() if first else nullcontext():
         if first:
-            folder.claim(config, settings.run.resume is not None, settings.run.overwrite)
-        with open_logger(logging.logger if first else None, folder.path, config) as log:
+            folder.claim(config, run.resume is not None, run.overwrite)
+        with open_logger(logger if first else None, folder.path, config) as log:
             fabric.launch()
             if store.validation is None:
                 console.print(_CHOSEN_BY_HOLDOUT, soft_wrap=True)
-            compiled = compiles(settings.compute.compile, fabric.device)
             try:
-                return fit(
-                    fabric,
-                    network,
-                    store,
-                    folder,
-                    settings.recipe,
-                    compiled=compiled,
-                    log=log,
-                    log_every=logging.log_every,
-                    deadline=deadline,
-                )
+                return fit(fabric, network, store, folder, settings, log, deadline=deadline)
             except (InterruptedRun, StoppedElsewhereError, DataError):
                 if first:
                     raise
@@ -194,9 +181,3 @@ def _quiet(quiet: bool) -> Iterator[None]:
         yield
     finally:
         console.quiet = before
-
-
-def _say_done(folder: RunFolder, progress: Progress, recipe: Recipe, steps_per_epoch: int) -> None:
-    trained = progress.step // steps_per_epoch
-    early = f", {recipe.patience} of them without a lower validation loss," if trained < recipe.epochs else ""
-    console.print(f"{folder}: trained for {trained} epochs{early}; evae evaluate {folder} measures it", soft_wrap=True)

@@ -1,9 +1,8 @@
-"""Where and in which arithmetic to compute: Lightning Fabric's devices, processes and precisions, and compilation."""
+"""Where and in which arithmetic to compute: Lightning Fabric's devices, processes and precisions."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,7 +10,7 @@ from torch.distributions import Distribution
 
 from evae.console import warn
 from evae.errors import ConfigError, first_line
-from evae.training.settings import Compile, Compute, Precision
+from evae.training.settings import Compute, Precision
 from evae.training.sharding import fsdp
 
 
@@ -37,19 +36,18 @@ def open_fabric(compute: Compute) -> Fabric:
         raise ConfigError(f"--precision tf32 is for CUDA devices, not for {device}")
     if device != "cuda" and compute.sync_batchnorm and compute.processes > 1:
         raise ConfigError(f"--sync-batchnorm is for CUDA devices, not for several processes on {device}")
-    if device == "cpu" and compute.precision == "bf16-mixed" and not _has_bf16():
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    bf16 = [has for name, has in capabilities.items() if name in ("avx512_bf16", "amx_bf16")]  # torch may tell nothing
+    if device == "cpu" and compute.precision == "bf16-mixed" and bf16 and not any(bf16):
         warn("this processor has no bf16 instructions: bf16-mixed is many times slower than 32-true here")
     return fabric
 
 
 @contextmanager
 def arithmetic(precision: Precision) -> Iterator[None]:
-    """TF32 on or off, as ``precision`` says; torch's global settings are put back afterwards.
-
-    (torch.compile turns off the validation of distributions; that is put back, too.)
-    """
+    """TF32 on or off, as ``precision`` says; torch's global settings are put back afterwards."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    validates = Distribution._validate_args
+    validates = Distribution._validate_args  # which torch.compile turns off
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
@@ -60,18 +58,8 @@ def arithmetic(precision: Precision) -> Iterator[None]:
         Distribution.set_default_validate_args(validates)
 
 
-def _has_bf16() -> bool:
-    """Whether the processor multiplies bf16 matrices itself, as far as torch tells."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    known = [value for name, value in capabilities.items() if name in ("avx512_bf16", "amx_bf16")]
-    return not known or any(known)
-
-
 def _check_started(wanted: int, num_nodes: int) -> None:
-    """Raise ConfigError where torchrun or srun has started another number of processes: each would train alone.
-
-    Or where nothing connects several nodes: each would wait for the others.
-    """
+    """Raise ConfigError where torchrun or srun started another number of processes, or nothing connects the nodes."""
     name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"
     is_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     if name == "SLURM_NTASKS" and not is_slurm:
@@ -81,11 +69,6 @@ def _check_started(wanted: int, num_nodes: int) -> None:
     started = os.environ.get(name, "1")
     if started != str(wanted):
         raise ConfigError(f"{started} processes were started ({name}); --devices times --num-nodes is {wanted}")
-
-
-def compiles(choice: Compile, device: torch.device) -> bool:
-    """Whether to compile; auto: on CUDA, where launching kernels one by one is what limits small networks."""
-    return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
 @contextmanager

@@ -1,11 +1,9 @@
 """The training loop."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+from contextlib import closing
+from functools import partial
 
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from evae.console import console, warn
 from evae.console import progress as progress_bar
@@ -14,26 +12,19 @@ from evae.errors import DataError
 from evae.models import VAE
 from evae.runs import Progress, RunFolder
 from evae.training.fabric import explain_memory_errors
-from evae.training.loggers import Log, no_log
+from evae.training.loggers import Log
 from evae.training.meter import EpochMeter, NonfiniteStepError
 from evae.training.preemption import InterruptedRun, deferred_signals
 from evae.training.ranks import StoppedElsewhereError, all_reduce_max, shared_failures
-from evae.training.settings import Recipe
+from evae.training.settings import Settings
 from evae.training.trainer import Trainer
 from evae.training.writer import RunWriter
 
+_UNPRINTED = ("gradient_norm", "learning_rate", "images_per_second", "seconds")
+
 
 def fit(
-    fabric: Fabric,
-    network: VAE,
-    store: Store,
-    run: RunFolder,
-    recipe: Recipe,
-    *,
-    compiled: bool = False,
-    log: Log = no_log,
-    log_every: int | None = None,
-    deadline: float | None = None,
+    fabric: Fabric, network: VAE, store: Store, run: RunFolder, settings: Settings, log: Log, deadline: float | None
 ) -> Progress:
     """Train ``network`` to the end of the recipe, from the last checkpoint of the run if there is one.
 
@@ -42,10 +33,8 @@ def fit(
         network: a freshly built model.
         store: the images.
         run: the folder to write to, which has its config.yaml.
-        recipe: optimisation settings.
-        compiled: whether to compile the model.
+        settings: what to do.
         log: takes each line of metrics.jsonl and its step.
-        log_every: also log every N steps.
         deadline: time.monotonic() at which to save and stop.
 
     Returns:
@@ -59,12 +48,12 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    with shared_failures(fabric), explain_memory_errors(recipe.batch_size):
-        trainer, writer = Trainer(fabric, network, store.train, recipe, compiled), RunWriter(fabric, run, log)
+    with shared_failures(fabric), explain_memory_errors(settings.recipe.batch_size):
+        trainer, writer = Trainer(fabric, network, store.train, settings), RunWriter(fabric, run, log)
         progress = writer.restore(trainer, store.fingerprint)
         with closing(trainer.batches):
             try:
-                _train(trainer, writer, progress, store, log_every, deadline)
+                _train(trainer, writer, progress, store, settings.logging.log_every, deadline)
             except NonfiniteStepError as bad:
                 raise writer.diverged(trainer, bad) from None
         writer.draw(trainer, store.holdout, final=True)
@@ -77,13 +66,11 @@ def _train(
 ) -> None:
     fabric, recipe, steps_per_epoch = trainer.fabric, trainer.recipe, trainer.steps_per_epoch
     selection, prefix = (store.holdout, "holdout") if store.validation is None else (store.validation, "validation")
-
-    def mean_over_ranks(terms: Tensor) -> Tensor:
-        return fabric.all_reduce(terms, reduce_op="mean")  # type: ignore[return-value]
-
+    mean_over_ranks = partial(fabric.all_reduce, reduce_op="mean")
     meter = EpochMeter(trainer.term_names, progress, recipe, steps_per_epoch, fabric.world_size, mean_over_ranks)
     total = recipe.epochs * steps_per_epoch
-    with deferred_signals(deadline) as stop, _display(progress.step, total) as show:
+    with deferred_signals(deadline) as stop, progress_bar("{task.fields[shown]}") as bar:
+        task = bar.add_task("training", total=total, completed=progress.step, shown="")
         for step in range(progress.step, total):
             if recipe.patience is not None and progress.epochs_since_best >= recipe.patience:
                 break
@@ -98,15 +85,19 @@ def _train(
             logs = log_every is not None and (step + 1) % log_every == 0
             if not (ends_epoch or logs or meter.is_due()):
                 continue
-            means = meter.read()  # waits for the device
+            means = meter.read()  # waits for the device; empty while all steps were skipped
             reason = all_reduce_max(fabric, stop.reason)
-            show(step + 1, f"epoch {epoch}/{recipe.epochs}", means)
+            if means:
+                shown = f"loss {means['loss']:.4g} {means['images_per_second']:.0f} images/s"
+                bar.update(task, completed=step + 1, description=f"epoch {epoch}/{recipe.epochs}", shown=shown)
             if logs and means:
                 writer.log({"step": step + 1, **means}, progress)
             if ends_epoch:
                 line = means | trainer.validate(selection, prefix)
                 writer.log({"epoch": epoch, "step": step + 1, **line}, progress)
-                console.print(f"epoch {epoch}/{recipe.epochs}  {_shown(line)}", soft_wrap=True)
+                terms = "".join(f"  {name} {value:.4g}" for name, value in line.items() if name not in _UNPRINTED)
+                speed = f"{line['images_per_second']:.0f} images/s"
+                console.print(f"epoch {epoch}/{recipe.epochs}{terms}  {speed}", soft_wrap=True)
                 writer.keep_best(trainer, progress, epoch, line[f"{prefix}_loss"])
                 meter.start_epoch()
             if ends_epoch or reason:
@@ -115,25 +106,3 @@ def _train(
                 raise InterruptedRun(reason, str(writer.run), step + 1)
             if ends_epoch and step + 1 < total:
                 writer.draw(trainer, store.holdout)
-
-
-_UNPRINTED = ("gradient_norm", "learning_rate", "images_per_second", "seconds")
-
-
-def _shown(line: dict[str, float]) -> str:
-    terms = [f"{name} {value:.4g}" for name, value in line.items() if name not in _UNPRINTED]
-    return "  ".join([*terms, f"{line['images_per_second']:.0f} images/s"])
-
-
-@contextmanager
-def _display(done: int, total: int) -> Iterator[Any]:
-    """A progress bar on terminals; yields a function that updates it."""
-    with progress_bar("{task.fields[terms]}", "{task.fields[speed]}") as bar:
-        task = bar.add_task("training", total=total, completed=done, terms="", speed="")
-
-        def show(step: int, description: str, means: dict[str, float]) -> None:
-            if means:
-                terms, speed = f"loss {means['loss']:.4g}", f"{means['images_per_second']:.0f} images/s"
-                bar.update(task, completed=step, description=description, terms=terms, speed=speed)
-
-        yield show

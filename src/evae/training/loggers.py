@@ -1,7 +1,7 @@
 """Experiment loggers, as functions that take a line of metrics.jsonl and the step."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +14,6 @@ LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Log = Callable[[dict[str, float], int], object]
 
 
-def no_log(line: dict[str, float], step: int) -> None:
-    """Log nothing."""
-
-
 def check_logger(name: LoggerName) -> None:
     """Raise ConfigError unless the logger of this name is installed."""
     try:
@@ -26,19 +22,15 @@ def check_logger(name: LoggerName) -> None:
         raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
 
 
-def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
-    """The logger of a run, a context manager; each reads its usual environment variables."""
-    if name is None:
-        return nullcontext(no_log)
-    return _tolerant(name, _OPENERS[name](out, config))
-
-
 @contextmanager
-def _tolerant(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
-    """Errors of a logger stop a run at its start, with one sentence, and never later."""
+def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> Iterator[Log]:
+    """The logger of a run, which reads its usual environment variables; its errors stop a run at its start only."""
+    if name is None:
+        yield lambda line, step: None
+        return
     with ExitStack() as stack:
         try:
-            log = stack.enter_context(logger)
+            log = stack.enter_context(_OPENERS[name](out, config))
         except Exception as error:
             raise ConfigError(f"--logger {name} failed to start: {first_line(error)}") from error
         failed = False
@@ -55,11 +47,6 @@ def _tolerant(name: str, logger: AbstractContextManager[Log]) -> Iterator[Log]:
         yield tried
 
 
-def _identity(out: Path) -> str:
-    """The same id for every part of a run, so that a resumed one continues its log."""
-    return blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()
-
-
 @contextmanager
 def _tensorboard(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     from torch.utils.tensorboard import SummaryWriter
@@ -72,7 +59,8 @@ def _tensorboard(out: Path, config: dict[str, Any]) -> Iterator[Log]:
 def _wandb(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import wandb
 
-    with wandb.init(project="evae", name=out.name, id=_identity(out), resume="allow", dir=out, config=config) as run:
+    run_id = blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()  # a resumed run continues its log
+    with wandb.init(project="evae", name=out.name, id=run_id, resume="allow", dir=out, config=config) as run:
         yield lambda line, step: run.log(line, step=step)
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,7 @@ class DivergedError(EvaeError):
 
 
 class NonfiniteStepError(DivergedError):
-    """A step whose loss or gradient is not finite.
-
-    Attributes:
-        number: of the step, counted from the start of training.
-        terms: what it returned.
-    """
+    """A step whose loss or gradient is not finite: its number from the start of training, and what it returned."""
 
     def __init__(self, number: int, terms: list[float]) -> None:
         super().__init__(f"the loss is not finite at step {number + 1}")
@@ -51,7 +47,7 @@ class EpochMeter:
         recipe: Recipe,
         steps_per_epoch: int,
         world_size: int = 1,
-        reduce: Callable[[Tensor], Tensor] = lambda terms: terms,
+        reduce: Callable[[Tensor], Any] = lambda terms: terms,
     ) -> None:
         self.names, self.progress, self.recipe = names, progress, recipe
         self.steps_per_epoch, self.world_size, self._reduce = steps_per_epoch, world_size, reduce
@@ -82,32 +78,27 @@ class EpochMeter:
         self._unread = []
         progress = self.progress
         progress.sums = progress.sums or [0.0] * len(self.names)
+        # One step at a time, so that sums do not depend on when they were read.
         for number, row in enumerate(rows, progress.step - len(rows)):
-            self._add_row(number, row)
+            if all(map(math.isfinite, row)):
+                progress.sums = [a + b for a, b in zip(progress.sums, row, strict=True)]
+            elif self.recipe.on_nonfinite == "stop":
+                raise NonfiniteStepError(number, row)
+            else:
+                progress.skipped += 1
+                progress.skipped_in_epoch += 1
         now = time.monotonic()
         progress.training_seconds, self._since = progress.training_seconds + now - self._since, now
         steps = (progress.step - 1) % self.steps_per_epoch + 1
         counted = steps - progress.skipped_in_epoch
         if not counted and steps == self.steps_per_epoch:
-            epoch = progress.step // self.steps_per_epoch
-            raise DivergedError(f"no loss of epoch {epoch} is finite; what was saved is kept")
+            raise DivergedError(f"no loss of epoch {progress.step // steps} is finite; what was saved is kept")
         return self._means(steps, counted) if counted else {}
 
     def start_epoch(self) -> None:
         """Begin the sums of the next epoch."""
         self.progress.start_epoch()
         self._since = time.monotonic()
-
-    def _add_row(self, number: int, row: list[float]) -> None:
-        """One step at a time, so that sums do not depend on when they were read."""
-        progress = self.progress
-        if all(map(math.isfinite, row)):
-            progress.sums = [a + b for a, b in zip(progress.sums, row, strict=True)]
-        elif self.recipe.on_nonfinite == "skip":
-            progress.skipped += 1
-            progress.skipped_in_epoch += 1
-        else:
-            raise NonfiniteStepError(number, row)
 
     def _means(self, steps: int, counted: int) -> dict[str, float]:
         progress, recipe = self.progress, self.recipe

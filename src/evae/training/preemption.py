@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from evae.console import console
@@ -22,47 +23,32 @@ class StoppedError(EvaeError):
     exit_code = TRY_AGAIN
 
     def __init__(self, signum: int) -> None:
-        super().__init__(
-            f"received {described(signum)} outside the training loop; rerun the command with --resume auto"
-        )
+        name = signal.Signals(signum).name
+        super().__init__(f"received {name} outside the training loop; rerun the command with --resume auto")
 
 
 class InterruptedRun(EvaeError):
-    """Training was asked to stop and has saved its state.
-
-    The exit code is 130 where a user interrupted; else the one by which a scheduler knows that the job wants to run
-    again.
-    """
+    """Training was asked to stop and has saved its state; exit code 130 for Ctrl-C, else TRY_AGAIN, for schedulers."""
 
     def __init__(self, reason: int, run: str, step: int) -> None:
         self.exit_code = 128 + reason if reason == signal.SIGINT else TRY_AGAIN
-        super().__init__(
-            f"interrupted by {described(reason)}; step {step} is saved in {run}. Continue with --resume auto (without "
-            "--overwrite)"
-        )
+        cause = "the time limit" if reason == TIME_LIMIT else signal.Signals(reason).name
+        saved = f"step {step} is saved in {run}. Continue with --resume auto (without --overwrite)"
+        super().__init__(f"interrupted by {cause}; {saved}")
 
 
+@dataclass
 class StopRequest:
-    """The reason to stop, as a number that processes can compare: 0 for none, a signal's, or TIME_LIMIT.
+    """A reason to stop: the signal that was received, or that time.monotonic() is past the deadline."""
 
-    Args:
-        deadline: time.monotonic() at which the time is over.
-    """
-
-    def __init__(self, deadline: float | None) -> None:
-        self.deadline = deadline
-        self.received = 0
+    deadline: float | None
+    received: int = 0
 
     @property
     def reason(self) -> int:
-        """The reason there is to stop now; 0 where there is none."""
+        """As a number that processes can compare: 0 for none, a signal's, or TIME_LIMIT."""
         late = self.deadline is not None and time.monotonic() > self.deadline
         return self.received or (TIME_LIMIT if late else 0)
-
-
-def described(reason: int) -> str:
-    """The reason in words."""
-    return "the time limit" if reason == TIME_LIMIT else signal.Signals(reason).name
 
 
 @contextmanager
@@ -105,11 +91,11 @@ def deferred_signals(deadline: float | None = None) -> Iterator[StopRequest]:
 def _handled(signals: list[signal.Signals], handle: Callable[[int, Any], None]) -> Iterator[None]:
     """Give signals to ``handle``, each with its handler from before, which is put back afterwards.
 
-    Does nothing outside the main thread, which alone receives signals, nor for handlers that were not installed from
-    Python: they could not be put back.
+    Only in the main thread, which alone receives signals, and for handlers installed from Python: others, which
+    getsignal gives as None, could not be put back.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    handlers = {signum: signal.getsignal(signum) for signum in signals} if is_main else {}
+    handlers = {signum: signal.getsignal(signum) for signum in signals if is_main}
     before: dict[int, Any] = {signum: handler for signum, handler in handlers.items() if handler is not None}
     for number in before:
         signal.signal(number, lambda signum, frame: handle(signum, before[signum]))

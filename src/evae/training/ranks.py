@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -68,8 +68,10 @@ def shared_failures(fabric: Fabric) -> Iterator[None]:
     except Exception as error:
         if fabric.world_size == 1 or isinstance(error, StoppedElsewhereError):
             raise
-        store = _store()
-        if _is_lost_connection(error):
+        # The store of the default process group, which torch has no public name for.
+        find = getattr(dist.distributed_c10d, "_get_default_store", None)
+        store = find() if find and dist.is_initialized() else None
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             reason = "a connection was lost"
             with suppress(RuntimeError):
                 reason = store.get(_FAILURE).decode() if store and store.check([_FAILURE]) else reason
@@ -78,13 +80,3 @@ def shared_failures(fabric: Fabric) -> Iterator[None]:
             if store:
                 store.set(_FAILURE, f"rank {fabric.global_rank}: {first_line(error)}")
         raise
-
-
-def _is_lost_connection(error: Exception) -> bool:
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _store() -> Any:
-    """The store of the default process group, which torch has no public name for; None where it has none."""
-    find = getattr(dist.distributed_c10d, "_get_default_store", None)
-    return find() if find and dist.is_initialized() else None

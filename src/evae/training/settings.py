@@ -1,4 +1,4 @@
-"""The settings of ``evae train``: type, default, help and check of each stand here and nowhere else."""
+"""The settings of ``evae train``: type, default, help and check of each; ConfigError where one cannot work."""
 
 import math
 from dataclasses import dataclass
@@ -37,9 +37,6 @@ class Recipe:
             evaluated and saved.
         patience: early stopping after this many epochs without a lower validation loss (warm-up epochs excluded).
         on_nonfinite: stop when a loss or gradient is not finite, saying where, or skip the step and count it.
-
-    Raises:
-        ConfigError: a setting cannot work.
     """
 
     epochs: int = 50
@@ -102,9 +99,6 @@ class RunOptions:
         resume: auto continues the run in --out from its last checkpoint, if there is one.
         overwrite: replace the run in --out.
         time_limit: minutes after the start of the command at which to save and stop, with exit code 75.
-
-    Raises:
-        ConfigError: a setting cannot work.
     """
 
     resume: Literal["auto"] | None = None
@@ -133,9 +127,6 @@ class Compute:
         sync_batchnorm: with several GPUs, normalise by the statistics of the whole batch.
         precision: arithmetic of the networks; posteriors and losses are float32 at least. tf32 is for CUDA.
         compile: compile the model with torch.compile (auto: CUDA only, with CUDA graphs, experimental).
-
-    Raises:
-        ConfigError: a setting cannot work.
     """
 
     accelerator: Accelerator = "auto"
@@ -172,9 +163,6 @@ class Logging:
         logger: also log to tensorboard (in the run folder), wandb, mlflow or trackio; each needs the extra of its name,
             e.g. evae[tensorboard].
         log_every: also log every N optimizer steps (metrics are always logged once per epoch).
-
-    Raises:
-        ConfigError: a setting cannot work.
     """
 
     logger: LoggerName | None = None

@@ -18,7 +18,7 @@ from evae.models import VAE
 from evae.runs.checkpoints import full_tensor
 from evae.training.batches import BatchLoader
 from evae.training.ranks import all_reduce_max, on_all_ranks
-from evae.training.settings import Recipe
+from evae.training.settings import Settings
 from evae.training.sharding import is_sharded
 
 
@@ -29,8 +29,7 @@ class Trainer:
         fabric: the launched engine.
         network: the model; it is moved to the device.
         images: the training images.
-        recipe: optimisation settings.
-        compiled: whether to compile the model.
+        settings: optimisation, and whether to compile the model.
 
     Attributes:
         optimizer: Adam, as Fabric wraps it.
@@ -38,7 +37,8 @@ class Trainer:
         full_copy: the model, or under FSDP a copy whose parameters are not sharded, see ``sync_full_copy``.
     """
 
-    def __init__(self, fabric: Fabric, network: VAE, images: Images, recipe: Recipe, compiled: bool = False) -> None:
+    def __init__(self, fabric: Fabric, network: VAE, images: Images, settings: Settings) -> None:
+        recipe = settings.recipe
         self.fabric, self.network, self.recipe = fabric, network, recipe
         sharded = is_sharded(fabric)
         network.to(fabric.device)
@@ -46,12 +46,12 @@ class Trainer:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.full_copy = deepcopy(network) if sharded else network
         module: nn.Module = network
-        if compiled:
+        choice = settings.compute.compile
+        if choice == "on" or (choice == "auto" and fabric.device.type == "cuda"):  # where launching kernels takes long
             graphs = fabric.device.type == "cuda" and not sharded  # gathered parameters have no fixed address
             module = torch.compile(network, mode="reduce-overhead" if graphs else None)  # type: ignore[assignment]
         self._module = fabric.setup_module(module)
-        fused = fabric.device.type in ("cpu", "cuda")
-        adam = Adam(network.parameters(), lr=recipe.learning_rate, fused=fused)
+        adam = Adam(network.parameters(), recipe.learning_rate, fused=fabric.device.type in ("cpu", "cuda"))
         self.optimizer: Any = fabric.setup_optimizers(adam)
         self.average = None
         if recipe.ema is not None:
@@ -83,8 +83,7 @@ class Trainer:
             ``term_names``: loss, mean reconstruction, mean divergence, gradient norm; shape (4,), on the device.
 
         Raises:
-            DataError: the images cannot be read.
-            StoppedElsewhereError: they cannot be read on another rank.
+            DataError, StoppedElsewhereError: the images cannot be read, here or on another rank.
         """
         recipe = self.recipe
         epoch, step = divmod(number, self.steps_per_epoch)
@@ -96,7 +95,10 @@ class Trainer:
         images = batch() if self.batches.images.is_local else on_all_ranks(self.fabric, batch)
         skips = recipe.on_nonfinite == "skip"
         buffers = [buffer.clone() for buffer in self.network.buffers()] if skips else []
-        terms = self._module(images, *self._divergence_weight(at))
+        weight = []  # a tensor, so that compiled code takes every value; none where there is no warm-up
+        if recipe.divergence_warmup:
+            weight = [torch.full((), recipe.divergence_weight_at(at), device=self.fabric.device)]
+        terms = self._module(images, *weight)
         self.optimizer.zero_grad()
         self.fabric.backward(terms.loss)
         norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -115,12 +117,6 @@ class Trainer:
             self.average.update_parameters(self.network)
         return shown
 
-    def _divergence_weight(self, epoch: float) -> tuple[Tensor, ...]:
-        """As a tensor, so that compiled code takes every value; nothing where there is no warm-up."""
-        if not self.recipe.divergence_warmup:
-            return ()
-        return (torch.full((), self.recipe.divergence_weight_at(epoch), device=self.fabric.device),)
-
     @torch.no_grad()
     def validate(self, images: Images, prefix: str) -> dict[str, float]:
         """Means over ``images`` of the loss, its reconstruction and its divergence; names begin with ``prefix``.
@@ -132,28 +128,24 @@ class Trainer:
         if fabric.world_size > 1:  # the statistics of batch normalisation that will be saved
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        sums = torch.zeros(3, dtype=torch.float32 if fabric.device.type == "mps" else torch.float64)
-        sums = sums.to(fabric.device)
+        dtype = torch.float32 if fabric.device.type == "mps" else torch.float64
+        sums = torch.zeros(3, dtype=dtype, device=fabric.device)
         for number in range(fabric.global_rank, math.ceil(len(images) / size), fabric.world_size):
             torch.manual_seed(validation_seed(self.recipe.seed, number))
-            batch = self.as_input(images.read(slice(number * size, (number + 1) * size)))
+            batch = to_float(images.read(slice(number * size, (number + 1) * size)), fabric.device)
+            batch = batch.to(next(self.network.parameters()).dtype)
             with fabric.autocast():
                 terms = network(batch)
             sums += torch.stack([terms.loss * len(batch), terms.reconstruction.sum(), terms.divergence.sum()])
         means: Any = fabric.all_reduce(sums, reduce_op="sum") / len(images)  # type: ignore[operator]
         return {f"{prefix}_{name}": mean for name, mean in zip(self.term_names, means.tolist(), strict=False)}
 
-    def as_input(self, images: Any) -> Tensor:
-        """8-bit images on the device, in the network's own type."""
-        return to_float(images, self.fabric.device).to(next(self.network.parameters()).dtype)
-
     def sync_full_copy(self) -> None:
         """Gather sharded parameters into ``full_copy``, a collective call; nothing where they are not sharded."""
         if self.full_copy is not self.network:
-            for own, sharded in zip(
-                self.full_copy.state_dict().values(), self.network.state_dict().values(), strict=True
-            ):
-                own.copy_(full_tensor(sharded))
+            copies, sharded = self.full_copy.state_dict(), self.network.state_dict()
+            for name, copy in copies.items():
+                copy.copy_(full_tensor(sharded[name]))
 
 
 def noise_seed(*numbers: int) -> int:
