@@ -37,7 +37,7 @@ class Number:
     reference: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.4g}" + ("" if self.error is None or math.isnan(self.error) else f" ± {self.error:.1g}")
+        return f"{self.value:.4g}" + ("" if self.error is None or math.isnan(self.error) else f" ± {float(f'{self.error:.1g}'):g}")
 
 
 @dataclass(frozen=True)
