@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evae import EVAE, HVAE, GaussianVAE, PowerSphericalVAE
+from evae.distributions import posterior_spread
 from tests.models.families import SHAPE
 
 
@@ -32,6 +33,42 @@ def test_a_latent_beyond_the_bounds_returns(model, outside, sign, images):
     model(images).divergence.sum().backward()
     assert bias.grad.isfinite().all()
     assert (sign * bias.grad > 0).all()
+
+
+@pytest.mark.parametrize("infinite", [-math.inf, math.inf])
+@pytest.mark.parametrize("build", [EVAE, GaussianVAE, HVAE, PowerSphericalVAE])
+def test_an_infinite_output_gives_the_bound(build, infinite, images):
+    """Of one head that overflowed: the posterior and all gradients stay finite."""
+    model, bounded = build(SHAPE, latent_dim=3), []
+    for value in (infinite, math.copysign(1e30, infinite)):
+        with torch.no_grad():
+            head(model).bias.fill_(value)
+        model.zero_grad()
+        torch.manual_seed(0)
+        q = model.posterior(images)
+        z = q.rsample()
+        terms = model.objective.divergence(model, q)
+        (terms.sum() + z.sum()).backward()
+        assert z.isfinite().all()
+        assert terms.isfinite().all()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        bounded.append(posterior_spread(q)[1])
+    assert torch.equal(*bounded)
+
+
+def test_an_undefined_output_stays_undefined(images):
+    """So that training stops with an error."""
+    model = GaussianVAE(SHAPE, latent_dim=2)
+    with torch.no_grad():
+        head(model).bias.fill_(math.nan)
+    assert posterior_spread(model.posterior(images))[1].isnan().all()
+
+
+def test_the_bounds_are_compiled_in_one_graph(images):
+    """torch.compile traces them without a break."""
+    encoder = GaussianVAE(SHAPE, latent_dim=2).encoder.eval()
+    traced = torch.compile(encoder.loc_scale, backend="eager", fullgraph=True)
+    assert all(torch.equal(a, b) for a, b in zip(traced(images), encoder.loc_scale(images), strict=True))
 
 
 @pytest.mark.parametrize("bias", [-18.0, -1.0, 0.0, 2.0, 13.0])

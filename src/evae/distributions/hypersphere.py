@@ -36,13 +36,10 @@ class HypersphericalUniform(Expandable):
     """The uniform distribution on the unit sphere of R^d.
 
     Args:
-        dim: d, at least 2.
+        dim: d; ValueError below 2.
         batch_shape: of independent copies.
         dtype: of its draws.
         device: of its draws.
-
-    Raises:
-        ValueError: ``dim`` is below 2.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -1,8 +1,7 @@
 """Encoders, priors, decoders, likelihoods and objectives, and the families put together from them."""
 
-from evae.models.dry_build import check_buildable
-from evae.models.evae import EVAE
-from evae.models.families import FAMILIES, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae.models.custom import check_buildable
+from evae.models.families import EVAE, FAMILIES, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
 from evae.models.networks import ImageShape
 from evae.models.objectives import Elbo, KernelPenalty, Terms
 from evae.models.vae import VAE

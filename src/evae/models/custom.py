@@ -1,7 +1,7 @@
-"""Networks of the user's: an import path, a function or a module; and how JSON records them."""
+"""Networks of the user's: an import path, a function or a module; how JSON records them; building without images."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from evae.errors import ConfigError, EvaeError, first_line
 from evae.imports import import_object
+from evae.models.networks import ImageShape
 
 # "package.module:function", a function, a module, or None for Appendix C's network. Modules are callable, too; a more
 # exact type would make the command line list every class of torch.nn.
@@ -21,58 +22,20 @@ OwnNetwork = str | Callable[..., Any] | None
 T = TypeVar("T")
 
 _OBJECT = "object:"
-_copies: ContextVar[bool] = ContextVar("_copies", default=False)
-
-
-class NotCopiedError(Exception):
-    """A module that cannot be copied, so that nothing can be tried without changing it."""
-
-
-@contextmanager
-def copies_of_modules() -> Iterator[None]:
-    """``resolve_network`` returns copies of modules, on the default device."""
-    token = _copies.set(True)
-    try:
-        yield
-    finally:
-        _copies.reset(token)
-
-
-def copied(value: T) -> T:
-    """A deep copy of a module, or of a functools.partial with its modules.
-
-    Raises:
-        NotCopiedError: a part cannot be copied.
-    """
-    held = [value, *value.args, *value.keywords.values()] if isinstance(value, partial) else [value]
-    buffers = [buffer for module in held if isinstance(module, nn.Module) for buffer in module.buffers()]
-    # torch cannot copy buffers without a shape
-    memo = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in buffers if is_lazy(b)}  # type: ignore[call-arg]
-    try:
-        return deepcopy(value, memo)
-    except Exception as error:  # whatever the modules hold
-        raise NotCopiedError from error
+_is_dry: ContextVar[bool] = ContextVar("_is_dry", default=False)
 
 
 def resolve_network(option: str, own: OwnNetwork, default: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
-    """A network of the user's, or the default one.
+    """``default(*arguments)``, or the user's ``own`` network for the hyperparameter ``option``, "encoder" or "decoder".
 
-    Args:
-        option: the hyperparameter, "encoder" or "decoder".
-        own: an import path of a function, a function, a module, or None. Functions are called for each model, so that
-            no two models share weights; a module is used as it is.
-        default: makes the network where ``own`` is None.
-        arguments: of the function: (image_shape) for an encoder, (image_shape, latent_dim) for a decoder.
-
-    Raises:
-        ConfigError: the function cannot be imported, fails or does not return a module.
+    A function, or the import path of one, is called for each model, so that no two models share weights; a module is
+    used as it is. ConfigError if the function cannot be imported, fails or does not return a module.
     """
     if own is None:
         return default(*arguments)
     if isinstance(own, nn.Module):
-        return copied(own).to(torch.get_default_device()) if _copies.get() else own
-    if isinstance(own, str):
-        check_named(option, own)
+        return _copied(own).to(torch.get_default_device()) if _is_dry.get() else own
+    check_named(option, own)
     make = import_object(own, f"model.{option}") if isinstance(own, str) else own
     name = own if isinstance(own, str) else getattr(own, "__qualname__", type(own).__name__)
     if isinstance(make, nn.Module) or not callable(make):
@@ -108,14 +71,61 @@ def as_json(name: str, value: Any) -> Any:
         return {str(key): as_json(name, item) for key, item in value.items()}
     named = value if hasattr(value, "__qualname__") else type(value)
     path = f"{named.__module__}:{named.__qualname__}"
-    if name in ("encoder", "decoder") and named is value and _is_importable(path, value):
-        return path
+    if name in ("encoder", "decoder") and named is value and not path.startswith("__main__:"):
+        with suppress(ConfigError):  # another process finds the same object by its import path
+            if import_object(path, "model") is value:
+                return path
     return _OBJECT + path.replace(":", ".")
 
 
-def _is_importable(path: str, value: Any) -> bool:
-    """Whether another process finds the same object by its import path."""
+def check_buildable(model: Callable[[ImageShape], nn.Module], image_size: int | None) -> None:
+    """Build the model for RGB or grey images, and discard it; the caller's modules and random numbers stay as they are.
+
+    ``image_size`` None tries 64, then 32. ConfigError if it can be built for none; nothing is checked where it holds a
+    module that cannot be copied.
+    """
+    sizes = (64, 32) if image_size is None else (image_size,)
+    errors = []
+    for shape in [(channels, size, size) for size in sizes for channels in (3, 1)]:
+        try:
+            return _build_dry(model, shape)
+        except _NotCopiedError:
+            return None
+        except Exception as error:  # anyone's model
+            errors.append(error)
+    first = next((error for error in errors if isinstance(error, EvaeError)), errors[0])
+    if isinstance(first, EvaeError):
+        raise first
+    raise ConfigError(f"--model cannot be built ({type(first).__name__}: {first_line(first)})") from first
+
+
+def _build_dry(model: Callable[[ImageShape], nn.Module], shape: ImageShape) -> None:
+    """Build with copies of all modules: without memory, or, as not every network can be built so, with it."""
+    token = _is_dry.set(True)
     try:
-        return not path.startswith("__main__:") and import_object(path, "model") is value
-    except ConfigError:
-        return False
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    _copied(model)(shape)
+            except _NotCopiedError:
+                raise
+            except Exception:
+                _copied(model)(shape)
+    finally:
+        _is_dry.reset(token)
+
+
+class _NotCopiedError(Exception):
+    """A module that cannot be copied, so that nothing can be tried without changing it."""
+
+
+def _copied(value: T) -> T:
+    """A deep copy of a module, or of a functools.partial with its modules; raises _NotCopiedError."""
+    held = [value, *value.args, *value.keywords.values()] if isinstance(value, partial) else [value]
+    buffers = [buffer for module in held if isinstance(module, nn.Module) for buffer in module.buffers()]
+    # torch cannot copy buffers without a shape
+    memo = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in buffers if is_lazy(b)}  # type: ignore[call-arg]
+    try:
+        return deepcopy(value, memo)
+    except Exception as error:  # whatever the modules hold
+        raise _NotCopiedError from error

@@ -22,44 +22,39 @@ from evae.distributions import (
 )
 from evae.models.networks import ImageShape, count_features
 
-# ln of the smallest and the largest spread a network may ask for, 1e-8 and 1e6: beyond them 1/r and r² leave float32's
-# comfortable range, and no latent space has use for them.
+# ln of 1e-8 and 1e6: beyond them 1/r and r² approach the ends of float32's range.
 _LOG_SPREAD = (-18.42, 13.82)
 _LOG_CONCENTRATION = (math.log(1e-3), math.log(1e5))
 
 
 class Encoder(nn.Module):
-    """A body, and linear heads on its features (Appendix C). Their outputs are at least float32, whatever the autocast.
+    """A body, from images (N, C, H, W) to features (N, F), and linear heads on them (Appendix C).
 
-    Args:
-        body: images (N, C, H, W) to features (N, F).
-        image_shape: (C, H, W).
-        latent_dim: d, the outputs of the head ``loc``.
-        heads: names of further heads, and their numbers of outputs.
+    The head ``loc`` has d outputs, ``heads`` are further ones. Outputs are at least float32, whatever the autocast.
     """
 
     def __init__(self, body: nn.Module, image_shape: ImageShape, latent_dim: int, **heads: int) -> None:
         super().__init__()
         features = count_features(body, image_shape)
-        self.body = body
-        self._heads = ("loc", *heads)
-        for name, outputs in {"loc": latent_dim, **heads}.items():
+        self.body, self._heads = body, {"loc": latent_dim, **heads}
+        for name, outputs in self._heads.items():
             self.add_module(name, nn.Linear(features, outputs))
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """What each head returns, (N, outputs)."""
+        """Those of each head, (N, outputs)."""
         features = self.body(images)
         outputs = [self.get_submodule(name)(features) for name in self._heads]
         return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in outputs]
 
 
 def _bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """``x`` within [low, high]; its gradient is 1 everywhere (straight-through), so that values beyond can return."""
+    """``x`` within [low, high]; its gradient is 1 (0 where ``x`` is infinite), so that values beyond can return."""
+    x = x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
     return x.clamp(low, high).detach() + (x - x.detach())
 
 
 class LocScaleEncoder(Encoder):
-    """A centre and a spread per latent; the spread is exp of its head, kept within [1e-8, 1e6]."""
+    """A centre and a spread per latent; the spread is exp of its head, within [1e-8, 1e6]."""
 
     def __init__(self, body: nn.Module, image_shape: ImageShape, latent_dim: int) -> None:
         super().__init__(body, image_shape, latent_dim, log_scale=latent_dim)
@@ -71,7 +66,7 @@ class LocScaleEncoder(Encoder):
 
 
 class NormalEncoder(LocScaleEncoder):
-    """The Gaussian posterior Normal(μ(x), σ(x)) of the VAE (Kingma and Welling 2014)."""
+    """The Gaussian posterior N(μ(x), σ(x)²) of the VAE (Kingma and Welling 2014)."""
 
     def forward(self, images: Tensor) -> Distribution:
         loc, scale = self.loc_scale(images)
@@ -81,8 +76,7 @@ class NormalEncoder(LocScaleEncoder):
 class KernelEncoder(LocScaleEncoder):
     """The kernel posterior b·K(μ(x), r(x)) + U of EVAE (paper, eq. 12).
 
-    r is the half-width of an Epanechnikov kernel; another kernel has the scale at which its variance is the same
-    (the comparison of Lemma 3.2), so that kernels can be exchanged.
+    r is the half-width of an Epanechnikov kernel; another kernel has the scale of the same variance (as in Lemma 3.2).
 
     Args:
         kernel: class of the kernel; SphericalEpanechnikov makes a SphericalPosterior, the others a KernelPosterior.
@@ -96,18 +90,18 @@ class KernelEncoder(LocScaleEncoder):
         body: nn.Module,
         image_shape: ImageShape,
         latent_dim: int,
-        kernel: type[Kernel] | type[SphericalEpanechnikov],
+        kernel: type[Kernel | SphericalEpanechnikov],
         prior: nn.Module,
         bandwidth: float,
         learned_bandwidths: int = 0,
     ) -> None:
         super().__init__(body, image_shape, latent_dim)
-        self.kernel, self.prior = kernel, prior
-        self.fixed_bandwidth = bandwidth
-        self.log_bandwidth: nn.Parameter | None = None
-        if learned_bandwidths:
-            self.log_bandwidth = nn.Parameter(torch.full((learned_bandwidths,), bandwidth).log())
-        self.matched_scale = _matched_scale(kernel, latent_dim)
+        self.kernel, self.prior, self.fixed_bandwidth = kernel, prior, bandwidth
+        initial = torch.full((learned_bandwidths,), bandwidth).log()
+        self.log_bandwidth = nn.Parameter(initial) if learned_bandwidths else None
+        variance = Epanechnikov.standard_variance
+        spherical = math.sqrt((latent_dim + 4) * variance)  # a coordinate's variance is the same
+        self.matched_scale = matched_scale(kernel, variance) if issubclass(kernel, Kernel) else spherical
 
     @property
     def bandwidth(self) -> Tensor | float:
@@ -125,13 +119,6 @@ class KernelEncoder(LocScaleEncoder):
         return Independent(posterior, 1, validate_args=False)
 
 
-def _matched_scale(kernel: type[Kernel] | type[SphericalEpanechnikov], latent_dim: int) -> Tensor | float:
-    """The scale at which a coordinate's variance is that of the standard Epanechnikov kernel."""
-    if issubclass(kernel, Kernel):
-        return matched_scale(kernel, Epanechnikov.standard_variance)
-    return math.sqrt((latent_dim + 4) * Epanechnikov.standard_variance)
-
-
 class PointEncoder(Encoder):
     """A deterministic encoder, a point mass at μ(x), as in a WAE (Tolstikhin et al. 2018)."""
 
@@ -144,14 +131,7 @@ class SphereEncoder(Encoder):
     """A posterior on the unit sphere of R^d, around μ(x)/‖μ(x)‖ with concentration κ(x).
 
     κ is d times exp of its head, kept within [1e-3, 1e5]: in units of d, because cos θ depends on κ/d alone where d is
-    large. (With Davidson et al.'s 1 + softplus the posterior starts close to the prior from d = 10 on, and κ grows by
-    steps that do not reach the hundreds it needs.)
-
-    Args:
-        body: images (N, C, H, W) to features (N, F).
-        image_shape: (C, H, W).
-        latent_dim: d; the sphere has d - 1 dimensions.
-        posterior: the distribution.
+    large. (With Davidson et al.'s 1 + softplus κ is too slow to reach the hundreds it needs from d = 10 on.)
     """
 
     def __init__(
@@ -159,7 +139,7 @@ class SphereEncoder(Encoder):
         body: nn.Module,
         image_shape: ImageShape,
         latent_dim: int,
-        posterior: type[VonMisesFisher] | type[PowerSpherical],
+        posterior: type[VonMisesFisher | PowerSpherical],
     ) -> None:
         super().__init__(body, image_shape, latent_dim, concentration=1)
         self.posterior = posterior

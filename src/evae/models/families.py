@@ -1,35 +1,121 @@
-"""The models EVAE is compared with: each names its hyperparameters, its posterior, its prior and its objective."""
+"""EVAE and the models it is compared with: each names its hyperparameters, its posterior, its prior and its objective.
+
+All of them take ``image_shape``, (channels, size, size), of images in [0, 1], and the hyperparameters of ``Networks``;
+they raise ConfigError for values out of range, unknown names, settings without an optimum and shapes without a network.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Unpack, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from evae.checks import one_of, positive, whole_number
-from evae.distributions import PowerSpherical, VonMisesFisher
+from evae.distributions import KERNELS, Kernel, PowerSpherical, SphericalEpanechnikov, VonMisesFisher
 from evae.errors import ConfigError
-from evae.models.encoders import NormalEncoder, PointEncoder, SphereEncoder
-from evae.models.evae import EVAE
+from evae.models.encoders import KernelEncoder, NormalEncoder, PointEncoder, SphereEncoder
 from evae.models.family import Family, Networks
 from evae.models.networks import ImageShape
-from evae.models.objectives import Elbo, ImportanceWeighted, IwaeGradient, MmdPenalty, VampElbo
-from evae.models.priors import NormalPrior, SphericalPrior, VampPrior
+from evae.models.objectives import Elbo, ImportanceWeighted, IwaeGradient, KernelPenalty, MmdPenalty, VampElbo
+from evae.models.priors import NormalPrior, SphericalPrior, UniformPrior, VampPrior
+
+PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
+PAPER_SUPPORT_LENGTH = 0.1
+PAPER_N = 100
+
+_KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = KERNELS | {"spherical_epanechnikov": SphericalEpanechnikov}
+
+
+class EVAE(Family):
+    """The kernel-based VAE of arXiv 2405.12783: z = b·(μ(x) + r(x)·K) + U, U a draw from the prior.
+
+    By default it minimises eq. (10), -ln p(x|z) + B·I(K)/n per latent, for the Epanechnikov kernel 3B/(5n) Σ 1/r. Three
+    properties of it: μ is trained by the reconstruction alone; B/n has the role of β in a β-VAE, and at B = 0.1,
+    n = 100 it is very small; and it is no bound on -ln p(x), since the posterior's support exceeds a uniform prior's.
+    With ``prior="gaussian", objective="elbo"`` it minimises the exact negative ELBO instead (docs/objective.md).
+
+    Args:
+        latent_dim: d, the number of latents.
+        kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube, cosine, gaussian, logistic or laplace;
+            or, with the penalty, spherical_epanechnikov, the radially symmetric kernel in d dimensions.
+        bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)); or "bickel-rosenblatt" for m^(-2/9); or, with the elbo,
+            "learned" for one b, "learned-per-latent" for one for each latent.
+        support_length: B > 0, length of the uniform prior's support, or standard deviation of the Gaussian prior; or,
+            with the elbo, "learned".
+        prior: "uniform" or "gaussian".
+        objective: "penalty" (eq. 10) or "elbo".
+        n: eq. (10)'s M. None: the global batch size under `evae train`, else the paper's 100.
+        m: sample size of the "bickel-rosenblatt" bandwidth.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 64,
+        kernel: str = "epanechnikov",
+        bandwidth: float | Literal["bickel-rosenblatt", "learned", "learned-per-latent"] = PAPER_BANDWIDTH,
+        support_length: float | Literal["learned"] = PAPER_SUPPORT_LENGTH,
+        prior: Literal["uniform", "gaussian"] = "uniform",
+        objective: Literal["penalty", "elbo"] = "penalty",
+        n: float | None = None,
+        m: float = 100,
+        **networks: Unpack[Networks],
+    ) -> None:
+        kernel_class = _KERNELS[one_of("kernel", kernel, _KERNELS)]
+        is_elbo = one_of("objective", objective, ("penalty", "elbo")) == "elbo"
+        is_gaussian = one_of("prior", prior, ("uniform", "gaussian")) == "gaussian"
+        _check_objective(is_elbo, is_gaussian, kernel_class, bandwidth=bandwidth, support_length=support_length)
+        penalty = KernelPenalty(n=positive("n", PAPER_N if n is None else n))
+        is_learned = support_length == "learned"
+        length = PAPER_SUPPORT_LENGTH if is_learned else positive("support_length", support_length)  # type: ignore[arg-type]
+        p = NormalPrior(latent_dim, length, is_learned) if is_gaussian else UniformPrior(latent_dim, length)
+        posterior = partial(
+            KernelEncoder,
+            kernel=kernel_class,
+            prior=p,
+            bandwidth=_bandwidth(bandwidth, positive("m", m)),
+            learned_bandwidths={"learned": 1, "learned-per-latent": latent_dim}.get(str(bandwidth), 0),
+        )
+        super().__init__(image_shape, latent_dim, posterior, p, Elbo() if is_elbo else penalty, **networks)
+        self._is_n_open = n is None and not is_elbo
+
+    def prepare(self, images: Callable[[int], Tensor], batch_size: int) -> None:
+        """Set eq. (10)'s M to the batch size, unless n was given."""
+        if self._is_n_open and "n" in self._hyperparameters:
+            self.objective = KernelPenalty(n=float(batch_size))
+            self._hyperparameters["n"] = float(batch_size)
+
+
+def _bandwidth(bandwidth: float | str, m: float) -> float:
+    """b, or the value that a learned b starts from."""
+    if bandwidth == "bickel-rosenblatt":
+        return m ** (-2 / 9)
+    return PAPER_BANDWIDTH if str(bandwidth).startswith("learned") else positive("bandwidth", bandwidth)  # type: ignore[arg-type]
+
+
+def _check_objective(is_elbo: bool, is_gaussian: bool, kernel: type, **values: object) -> None:
+    if is_elbo and not issubclass(kernel, Kernel):
+        raise ConfigError("objective 'elbo' needs a kernel with independent coordinates, not spherical_epanechnikov")
+    if is_elbo and not is_gaussian:
+        reason = "the posterior's support exceeds a uniform prior's, and its KL is infinite"
+        raise ConfigError(f"objective 'elbo' needs prior 'gaussian': {reason}")
+    for name, value in values.items():
+        if not is_elbo and str(value).startswith("learned"):
+            reason = "the penalty alone can be driven to 0, so it has no optimum"
+            raise ConfigError(f"{name}={value!r} requires objective='elbo' ({reason})")
 
 
 class GaussianVAE(Family):
     """The variational autoencoder of Kingma and Welling (2014): Gaussian posterior, standard normal prior, ELBO.
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **networks: Unpack[Networks]) -> None:
-        super().__init__(image_shape, latent_dim, NormalEncoder, lambda _: NormalPrior(latent_dim), Elbo(), **networks)
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), Elbo(), **networks)
 
 
 class BetaVAE(Family):
@@ -38,19 +124,15 @@ class BetaVAE(Family):
     β above 1, as in their paper, favours independent latents; the paper of EVAE compares β = 0.1, and 5.
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
         beta: β > 0; at 1 the model is a GaussianVAE, below 1 its loss is no bound on -ln p(x).
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     def __init__(
         self, image_shape: ImageShape, latent_dim: int = 64, beta: float = 4.0, **networks: Unpack[Networks]
     ) -> None:
         objective = Elbo(weight=positive("beta", beta))
-        super().__init__(
-            image_shape, latent_dim, NormalEncoder, lambda _: NormalPrior(latent_dim), objective, **networks
-        )
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **networks)
 
 
 class IWAE(Family):
@@ -59,11 +141,9 @@ class IWAE(Family):
     Its loss is the negative bound itself, which is below reconstruction + kl.
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
         samples: k, posterior samples for each image; the decoder's work grows with it.
         gradient: "standard", or "doubly-reparameterised" (Tucker et al., ICLR 2019), of less noise for the encoder.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     def __init__(
@@ -74,24 +154,20 @@ class IWAE(Family):
         gradient: IwaeGradient = "standard",
         **networks: Unpack[Networks],
     ) -> None:
-        one_of("gradient", gradient, get_args(IwaeGradient))
+        gradient = one_of("gradient", gradient, get_args(IwaeGradient))
         objective = ImportanceWeighted(whole_number("samples", samples), gradient)
-        super().__init__(
-            image_shape, latent_dim, NormalEncoder, lambda _: NormalPrior(latent_dim), objective, **networks
-        )
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **networks)
 
 
 class VampVAE(Family):
     """A GaussianVAE whose prior is the mixture of the posteriors of learned pseudo-inputs (Tomczak and Welling 2018).
 
-    The pseudo-inputs are initialised from training images by ``prepare``, from noise without it. Its KL is estimated
-    from one draw, hence "monte_carlo_kl". Every step encodes all pseudo-inputs.
+    ``prepare`` initialises the pseudo-inputs, else noise, from training images. The KL is estimated from one draw,
+    hence "monte_carlo_kl". Every step encodes all pseudo-inputs.
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
         pseudo_inputs: K, the number of components.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     def __init__(
@@ -114,11 +190,9 @@ class WAE(Family):
     paper's comparison. It has no posterior density, so no bound on ln p(x).
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
         weight: λ > 0 of the MMD; theirs is 10 for MNIST, 100 for CelebA.
         scales: of the inverse multiquadratic kernels C/(C + ‖x - y‖²), C = 2d·scale.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     def __init__(
@@ -132,9 +206,7 @@ class WAE(Family):
         if not scales:
             raise ConfigError("scales must hold at least one positive number")
         objective = MmdPenalty([positive("scales", scale) for scale in scales], weight=positive("weight", weight))
-        super().__init__(
-            image_shape, latent_dim, PointEncoder, lambda _: NormalPrior(latent_dim), objective, **networks
-        )
+        super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **networks)
 
 
 class HVAE(Family):
@@ -143,17 +215,15 @@ class HVAE(Family):
     Its latents are points of the unit sphere of R^d; ``encode`` gives the posterior's mean direction.
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, at least 2, of the space around the sphere, which has d - 1 dimensions itself.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
-    posterior_family: ClassVar[type[VonMisesFisher] | type[PowerSpherical]] = VonMisesFisher
+    posterior_family: ClassVar[type[VonMisesFisher | PowerSpherical]] = VonMisesFisher
 
     def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **networks: Unpack[Networks]) -> None:
         whole_number("latent_dim", latent_dim, least=2)
         encoder = partial(SphereEncoder, posterior=self.posterior_family)
-        super().__init__(image_shape, latent_dim, encoder, lambda _: SphericalPrior(latent_dim), Elbo(), **networks)
+        super().__init__(image_shape, latent_dim, encoder, SphericalPrior(latent_dim), Elbo(), **networks)
 
     def code(self, q: Distribution) -> Tensor:
         """The mean direction: the mean is inside the sphere, where the decoder is not trained."""
@@ -164,9 +234,7 @@ class PowerSphericalVAE(HVAE):
     """An HVAE with the power spherical posterior, which is drawn without rejection (De Cao and Aziz 2020).
 
     Args:
-        image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, at least 2, of the space around the sphere, which has d - 1 dimensions itself.
-        networks: likelihood, encoder, decoder; see ``Networks``.
     """
 
     posterior_family = PowerSpherical

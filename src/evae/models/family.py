@@ -32,18 +32,15 @@ class Networks(TypedDict, total=False):
 
 
 class Family(VAE):
-    """A VAE whose networks are chosen by hyperparameters.
+    """A VAE whose networks are chosen by hyperparameters; ConfigError for values that cannot work.
 
     Args:
         image_shape: (channels, size, size), values in [0, 1].
         latent_dim: d, the number of latents.
         posterior: from (body, image_shape, latent_dim) to the encoder.
-        prior: from the encoder to the prior.
+        prior: the prior, or a function from the encoder to it.
         objective: (model, images, divergence_weight) to Terms.
         likelihood, encoder, decoder: see ``Networks``.
-
-    Raises:
-        ConfigError: a value outside its range, an unknown name, or an image shape without a network.
     """
 
     def __init__(
@@ -51,7 +48,7 @@ class Family(VAE):
         image_shape: ImageShape,
         latent_dim: int,
         posterior: Callable[[nn.Module, ImageShape, int], nn.Module],
-        prior: Callable[[nn.Module], nn.Module],
+        prior: nn.Module | Callable[[nn.Module], nn.Module],
         objective: Objective,
         likelihood: Likelihood = "bernoulli",
         encoder: OwnNetwork = None,
@@ -64,4 +61,5 @@ class Family(VAE):
         maps = resolve_network("decoder", decoder, ConvDecoder, image_shape, latent_dim)
         if decoder is not None:
             check_decoder(maps, image_shape, latent_dim)
-        super().__init__(image_shape, q, prior(q), maps, pixels, objective)
+        p = prior if isinstance(prior, nn.Module) else prior(q)
+        super().__init__(image_shape, q, p, maps, pixels, objective)

@@ -12,8 +12,7 @@ def _images(pixels: Distribution) -> Distribution:
 class BernoulliLikelihood(nn.Module):
     """Independent Bernoulli pixels; -ln p(x|z) is the binary cross-entropy summed over pixels and channels.
 
-    As in the paper it is used for intensities x in [0, 1] too, for which it is no normalised density
-    (Loaiza-Ganem and Cunningham 2019; see ContinuousBernoulliLikelihood).
+    As in the paper it is used for intensities in [0, 1] too, for which ContinuousBernoulliLikelihood is normalised.
     """
 
     def forward(self, maps: Tensor) -> Distribution:
@@ -27,7 +26,7 @@ class _ExactContinuousBernoulli(ContinuousBernoulli):
     """
 
     def _safe(self) -> tuple[Tensor, Tensor]:
-        """Where |λ| is small enough for the series, and λ kept away from 0 elsewhere."""
+        """Where |λ| is small enough for a series, and λ, 1 there."""
         small = self.logits.abs() < 1e-2
         return small, torch.where(small, 1.0, self.logits)
 
@@ -59,8 +58,7 @@ class ContinuousBernoulliLikelihood(nn.Module):
 class GaussianLikelihood(nn.Module):
     """Independent normal pixels: the mean is a sigmoid, one standard deviation is learned for all of them.
 
-    The learned deviation balances reconstruction against divergence by itself (Rybkin, Daniilidis and Levine,
-    ICML 2021). It starts at 1 and is kept above 1e-3.
+    It balances reconstruction against divergence by itself (Rybkin et al., ICML 2021), from 1 on, and stays above 1e-3.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,7 @@
 
 Sizes 16 and 32 have 4x4 filters (MNIST, Fashion-MNIST, CIFAR-10), sizes 64, 128 and 256 have 5x5 filters (CelebA).
 Every encoder halves the image until 2x2 (4x4 from 64 pixels on) and pools; channels double at each step up to 256
-(512 from 64 pixels on). Decoders go the other way. Batch normalisation and ReLU follow every convolution but the
-last, whose output is one number per pixel and channel for the likelihood.
+(512 from 64 pixels on). Decoders go the other way. Batch normalisation and ReLU follow every convolution but the last.
 """
 
 from collections.abc import Iterator
@@ -29,42 +28,26 @@ def check_three_sizes(image_shape: ImageShape) -> ImageShape:
     return channels, height, width
 
 
-def check_image_shape(image_shape: ImageShape) -> None:
-    """Raise ConfigError unless ``image_shape`` is (channels, size, size) with a size the networks are made for."""
-    _, height, width = check_three_sizes(image_shape)
+def _channels_and_size(image_shape: ImageShape) -> tuple[int, int]:
+    """ConfigError unless ``image_shape`` is (channels, size, size) with a size the networks are made for."""
+    channels, height, width = check_three_sizes(image_shape)
     if height != width or height not in SIZES:
-        sizes = ", ".join(map(str, SIZES))
         raise ConfigError(
-            f"no network for images of shape {tuple(image_shape)}: square images of {sizes} pixels are supported "
-            "(or pass your own encoder and decoder)"
+            f"no network for images of shape {tuple(image_shape)}: square images of {', '.join(map(str, SIZES))} "
+            "pixels are supported (or pass your own encoder and decoder)"
         )
+    return channels, height
 
 
-def _convolution(inputs: int, outputs: int, kernel_size: int) -> list[nn.Module]:
-    """Halve height and width."""
-    padding = (kernel_size - 1) // 2
-    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride=2, padding=padding, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-
-
-def _upsampling(inputs: int, outputs: int, kernel_size: int, bias: bool = False) -> nn.ConvTranspose2d:
-    """Double height and width."""
-    return nn.ConvTranspose2d(
-        inputs,
-        outputs,
-        kernel_size,
-        stride=2,
-        padding=(kernel_size - 1) // 2,
-        output_padding=kernel_size % 2,
-        bias=bias,
-    )
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
 class _FromPoint(nn.ConvTranspose2d):
     """A transposed convolution of 1x1 images, (N, I, 1, 1) to (N, O, K, K), without padding.
 
-    It is computed as one product of matrices, (N, I) by (I, K·K·O), five times as fast on CPU as the general
-    algorithm, which took an eighth of the time of training (benchmarks/results/throughput.md). Only ``weight`` is used.
+    It is one product of matrices, (N, I) by (I, K·K·O), five times as fast on CPU as the general algorithm, which took
+    an eighth of the time of training (benchmarks/results/throughput.md). Only ``weight`` is used.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -77,63 +60,44 @@ class _FromPoint(nn.ConvTranspose2d):
 class ConvEncoder(nn.Sequential):
     """Images (N, C, H, W) to features (N, 256), or (N, 512) from 64 pixels on (Appendix C).
 
-    Args:
-        image_shape: (C, H, W), H = W one of 16, 32, 64, 128, 256.
-
-    Raises:
-        ConfigError: there is no such network for this shape.
+    ``image_shape`` is (C, H, W), H = W one of 16, 32, 64, 128, 256; ConfigError for any other.
     """
 
     def __init__(self, image_shape: ImageShape) -> None:
-        check_image_shape(image_shape)
-        channels, size, _ = image_shape
-        small = size < 64
-        kernel_size, widest, last = (4, 256, 2) if small else (5, 512, 4)
+        channels, size = _channels_and_size(image_shape)
+        kernel_size, widest, last = (4, 256, 2) if size < 64 else (5, 512, 4)
+        halve = partial(nn.Conv2d, kernel_size=kernel_size, stride=2, padding=(kernel_size - 1) // 2, bias=False)
         steps = (size // last).bit_length() - 1
         widths = [channels, *(widest >> i for i in reversed(range(steps)))]
-        layers = [m for i, o in pairwise(widths) for m in _convolution(i, o, kernel_size)]
+        layers = [module for i, o in pairwise(widths) for module in _normalised(halve(i, o))]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class ConvDecoder(nn.Sequential):
     """Latents (N, d) to the likelihood's parameter map (N, C, H, W), before its sigmoid (Appendix C).
 
-    Args:
-        image_shape: (C, H, W), H = W one of 16, 32, 64, 128, 256.
-        latent_dim: d.
-
-    Raises:
-        ConfigError: there is no such network for this shape.
+    ``image_shape`` is (C, H, W), H = W one of 16, 32, 64, 128, 256; ConfigError for any other. ``latent_dim`` is d.
     """
 
     def __init__(self, image_shape: ImageShape, latent_dim: int) -> None:
-        check_image_shape(image_shape)
-        channels, size, _ = image_shape
+        channels, size = _channels_and_size(image_shape)
         small = size < 64
-        kernel_size, widest, first = (4, 256, 1) if small else (5, 512, 8)
-        width = widest // 2
+        kernel_size, widest, first, reached = (4, 256, 1, 4) if small else (5, 512, 8, 8)
+        pad, out = (kernel_size - 1) // 2, kernel_size % 2
+        double = partial(nn.ConvTranspose2d, kernel_size=kernel_size, stride=2, padding=pad, output_padding=out)
         # One step of stride 1 (from 1x1 to 4x4, or at 8x8), then doublings.
         start = _FromPoint if small else partial(nn.ConvTranspose2d, padding=2)
-        layers: list[nn.Module] = [
-            nn.Linear(latent_dim, widest * first * first),
-            nn.Unflatten(1, (widest, first, first)),
-            start(widest, width, kernel_size, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
-        reached = 4 if small else 8
+        layers: list[nn.Module] = [nn.Linear(latent_dim, widest * first**2), nn.Unflatten(1, (widest, first, first))]
+        width = widest // 2
+        layers += _normalised(start(widest, width, kernel_size, bias=False))
         while reached < size // 2:
-            layers += [_upsampling(width, width // 2, kernel_size), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)]
+            layers += _normalised(double(width, width // 2, bias=False))
             width, reached = width // 2, reached * 2
-        super().__init__(*layers, _upsampling(width, channels, kernel_size, bias=True))
+        super().__init__(*layers, double(width, channels))
 
 
 def count_features(body: nn.Module, image_shape: ImageShape) -> int:
-    """The F of the features (N, F) that ``body`` returns, found by applying it to one black image.
-
-    Raises:
-        ConfigError: ``body`` does not return features of shape (N, F).
-    """
+    """The F of the features (N, F) that ``body`` returns for a black image; ConfigError for any other outputs."""
     features = _tried(body, torch.zeros(1, *image_shape))
     if features.ndim != 2 or len(features) != 1:
         raise ConfigError(
@@ -159,9 +123,8 @@ def _tried(network: nn.Module, inputs: Tensor) -> Tensor:
         with torch.no_grad(), evaluation_mode(network):
             outputs: Tensor = network(inputs)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"the network cannot take inputs of shape (N, {', '.join(map(str, inputs.shape[1:]))}): {error}"
-        ) from error
+        shape = ", ".join(map(str, inputs.shape[1:]))
+        raise ConfigError(f"the network cannot take inputs of shape (N, {shape}): {error}") from error
     return outputs
 
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,11 +30,10 @@ class Terms(NamedTuple):
     """Per-image loss terms of a batch, and the loss to minimise.
 
     Attributes:
-        reconstruction: -ln p(x|z) of each image, in nats, shape (N,).
-        divergence: divergence (or penalty) between posterior and prior of each image, shape (N,), before any weight; in
-            nats, except a WAE's MMD, which has no unit.
-        loss: the scalar to minimise; the mean of reconstruction + weight · divergence, except an IWAE's, whose bound
-            is no sum of the two.
+        reconstruction: -ln p(x|z) in nats, shape (N,).
+        divergence: divergence (or penalty) between posterior and prior, before any weight, shape (N,); in nats, except
+            a WAE's MMD, which has no unit.
+        loss: the scalar to minimise: the mean of reconstruction + weight · divergence, except an IWAE's bound.
     """
 
     reconstruction: Tensor
@@ -47,9 +46,6 @@ class Objective(ABC):
     """From a model and images to Terms: -ln p(x|z) + ``weight`` · divergence.
 
     ``divergence_name`` says whether the divergence is a "penalty", an exact "kl", a "monte_carlo_kl" or an "mmd".
-
-    Args:
-        weight: of the divergence in the loss.
     """
 
     _: KW_ONLY
@@ -65,13 +61,7 @@ class Objective(ABC):
         return None
 
     def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W), with one posterior sample per image.
-
-        Args:
-            model: the VAE.
-            images: a batch.
-            divergence_weight: a factor on ``weight``, below 1 during a KL warm-up.
-        """
+        """The terms of images (N, C, H, W); ``divergence_weight`` is a factor on ``weight``, below 1 in KL warm-up."""
         q = model.posterior(images)
         reconstruction = -model.likelihood(q.rsample()).log_prob(images)
         divergence = self.divergence(model, q)
@@ -80,23 +70,18 @@ class Objective(ABC):
 
 @dataclass
 class KernelPenalty(Objective):
-    """-ln p(x|z) + Σ_k B·I(K_k)/n (paper, eq. 8-10).
+    """-ln p(x|z) + Σ_k B·I(K_k)/n (paper, eq. 8-10), for the Epanechnikov kernel 3B/(5n) Σ_k 1/r_k.
 
-    For the Epanechnikov kernel the second term is 3B/(5n) Σ_k 1/r_k. It is not a bound on -ln p(x).
-
-    Args:
-        n: eq. (10)'s M, kept here so that the penalty does not depend on the batch a model is evaluated in.
+    It is no bound on -ln p(x). n is eq. (10)'s M, kept here so that the penalty does not depend on the batch evaluated.
     """
 
     n: float = 100
     divergence_name: ClassVar[str] = "penalty"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """Σ_k B·I(K_k)/n."""
         return self.per_dimension(model, q).sum(-1)
 
     def per_dimension(self, model: "VAE", q: Distribution) -> Tensor:
-        """B·I(K_k)/n of each latent."""
         posterior = coordinates(q)
         assert isinstance(posterior, KernelPosterior | SphericalPosterior)
         return kernel_penalty(posterior.kernel, posterior.support_length, self.n)
@@ -112,33 +97,27 @@ class Elbo(Objective):
     divergence_name: ClassVar[str] = "kl"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """KL(q‖p), exact."""
         return kl_divergence(q, model.prior())
 
     def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
-        """KL of each latent, where latents are independent in posterior and prior."""
         p = model.prior()
-        if not isinstance(q, Independent) or not isinstance(p, Independent):
-            return None
-        return kl_divergence(q.base_dist, p.base_dist)
+        is_sum = isinstance(q, Independent) and isinstance(p, Independent)
+        return kl_divergence(coordinates(q), coordinates(p)) if is_sum else None
 
 
 @dataclass
 class VampElbo(Objective):
     """The negative ELBO of a model with a ``VampPrior``, its KL estimated from one draw (Tomczak and Welling 2018).
 
-    Images and pseudo-inputs go through the encoder together: batch normalisation then treats them alike, in training
-    as in evaluation.
+    Images and pseudo-inputs go through the encoder together, so that batch normalisation treats them alike.
     """
 
     divergence_name: ClassVar[str] = "monte_carlo_kl"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """An unbiased estimate of KL(q‖p)."""
         return monte_carlo_kl(q, model.prior())
 
     def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W), with one posterior sample for each of the two."""
         model.check_images(images)
         assert isinstance(model.prior, VampPrior)
         q, prior = model.prior.encode_jointly(images)
@@ -151,23 +130,17 @@ class VampElbo(Objective):
 class ImportanceWeighted(Elbo):
     r"""-E ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x), the k-sample bound (Burda, Grosse and Salakhutdinov, ICLR 2016).
 
-    The loss is the negative bound. The other terms are, as for every model, the mean of -ln p(x|z_j) and the exact KL,
-    whose sum is the negative ELBO; the bound is tighter than that.
+    The loss is the negative bound. The other terms are the mean of -ln p(x|z_j) and the exact KL, whose sum is the
+    negative ELBO. With a weight w other than 1 the importance weights are p(x|z)·(p(z)/q(z|x))^w: no bound then.
 
-    Args:
-        samples: k.
-        gradient: "standard", or "doubly-reparameterised" (Tucker et al., ICLR 2019), whose gradient in the encoder
-            has the same mean and a signal-to-noise ratio that does not fall with k; for Gaussian posteriors.
+    ``samples`` is k. The "doubly-reparameterised" ``gradient`` (Tucker et al., ICLR 2019), for Gaussian posteriors, has
+    the same mean in the encoder and a signal-to-noise ratio that does not fall with k.
     """
 
     samples: int = 5
     gradient: IwaeGradient = "standard"
 
     def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W), with k posterior samples per image.
-
-        With a weight w other than 1 the importance weights are p(x|z)·(p(z)/q(z|x))^w: no bound then.
-        """
         weight = divergence_weight * self.weight
         q = model.posterior(images)
         z = q.rsample((self.samples,))  # (k, N, d)
@@ -175,21 +148,18 @@ class ImportanceWeighted(Elbo):
         likelihood = model.likelihood(z.flatten(0, 1))
         repeated = images.repeat(self.samples, *[1] * (images.ndim - 1))
         log_likelihood = likelihood.log_prob(repeated).unflatten(0, (self.samples, len(images)))  # (k, N)
-        log_ratio = model.prior().log_prob(z) - (_constant(q) if doubly else q).log_prob(z)
-        log_weights = log_likelihood + weight * log_ratio
+        log_prior = model.prior().log_prob(z)
+        if doubly:  # no gradient through the posterior's parameters
+            normal = cast(Normal, coordinates(q))
+            log_q = Normal(normal.loc.detach(), normal.scale.detach(), validate_args=False).log_prob(z).sum(-1)
+        else:
+            log_q = q.log_prob(z)
+        log_weights = log_likelihood + weight * (log_prior - log_q)
         if doubly and z.requires_grad:  # the gradient passes with the weights squared
             normalised = log_weights.detach().softmax(0).unsqueeze(-1)
             z.register_hook(lambda gradient: (1 - weight + weight * normalised) * gradient)
         bound = torch.logsumexp(log_weights, 0) - math.log(self.samples)
         return Terms(-log_likelihood.mean(0), self.divergence(model, q), -bound.mean())
-
-
-def _constant(q: Distribution) -> Distribution:
-    """A Gaussian posterior through whose parameters no gradient flows."""
-    normal = coordinates(q)
-    assert isinstance(normal, Normal)
-    constant = Normal(normal.loc.detach(), normal.scale.detach(), validate_args=False)
-    return Independent(constant, 1, validate_args=False)
 
 
 @dataclass
@@ -198,10 +168,6 @@ class MmdPenalty(Objective):
 
     The Wasserstein autoencoder's (Tolstikhin et al., ICLR 2018), with inverse multiquadratic kernels of C = 2d·scale,
     2d being the mean squared distance of two draws of a standard normal prior. For a batch of one image it is 0.
-
-    Args:
-        scales: of the kernels.
-        weight: λ.
     """
 
     scales: Sequence[float] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -210,7 +176,6 @@ class MmdPenalty(Objective):
     divergence_name: ClassVar[str] = "mmd"
 
     def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """Terms of the images whose mean is the unbiased estimate, shape (N,)."""
         z = q.rsample()
         draws = model.prior().sample((max(100, len(z)),))
         return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])

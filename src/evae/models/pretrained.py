@@ -21,6 +21,7 @@ from evae.models.custom import as_json, check_named
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 
 T = TypeVar("T", bound="Pretrained")
 
@@ -43,7 +44,7 @@ class Pretrained(
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """All arguments that the class can be constructed with again, defaults too, as JSON holds them."""
+        """All arguments that construct the class again, defaults too, as JSON holds them."""
         return dict(self._hyperparameters)
 
     @property
@@ -62,16 +63,7 @@ class Pretrained(
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        map_location: str = "cpu",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        **model_kwargs: Any,
+        cls, pretrained_model_name_or_path: str | Path, *, map_location: str = "cpu", **model_kwargs: Any
     ) -> Self:
         """A saved model, in evaluation mode, of the class that saved it.
 
@@ -81,43 +73,40 @@ class Pretrained(
         Args:
             pretrained_model_name_or_path: a run folder, what ``save_pretrained`` wrote, or a model id of the hub.
             map_location: the device to put it on.
-            revision, cache_dir, force_download, local_files_only, token: of the hub, see huggingface_hub.
-            model_kwargs: constructor's arguments that JSON could not hold (encoder, decoder), or others to override.
+            model_kwargs: constructor's arguments that JSON could not hold (encoder, decoder), or others to override;
+                and huggingface_hub's options revision, cache_dir, force_download, local_files_only and token.
 
         Raises:
             RunError: there is no such model, its files are damaged, or it is not of this class.
         """
         model_id = str(pretrained_model_name_or_path)
         is_local = Path(model_id).is_dir()
+        hub = {name: model_kwargs.pop(name) for name in HUB_OPTIONS if name in model_kwargs}
 
         def fetch(name: str) -> Path:
-            if is_local:
-                return Path(model_id) / name
             try:
-                path = hf_hub_download(
-                    model_id,
-                    name,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
+                return Path(model_id) / name if is_local else Path(hf_hub_download(model_id, name, **hub))
             except (HfHubHTTPError, HFValidationError, OSError) as error:
                 raise RunError(f"{model_id} is neither a folder nor a model on the hub that can be reached") from error
-            return Path(path)
 
         config = _read_config(fetch(CONFIG))
         family = _find_class(config.pop("model", None), cls, model_id, is_local)
         model = _build(family, config, model_kwargs, model_id, is_local).to(map_location)
-        _load_weights(model, fetch(WEIGHTS), map_location)
+        weights = fetch(WEIGHTS)
+        try:
+            model.load_state_dict(load_file(weights, device=map_location))
+        except FileNotFoundError as error:
+            raise RunError(f"{weights} does not exist") from error
+        except (SafetensorError, OSError) as error:
+            raise RunError(f"{weights} is damaged or not a safetensors file ({error})") from error
+        except RuntimeError as error:
+            raise RunError(f"{weights} holds weights of another network than its {CONFIG} describes") from error
         return model.eval()
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that also records its arguments as ``hyperparameters``.
+    """A constructor that also records its arguments, and the defaults of those that it passes on by ``**kwargs``.
 
-    Recorded are the arguments of the outermost constructor, and the defaults of those that it reaches by ``**kwargs``.
     What a constructor passes to the one above it by name is its own choice, and no argument of it.
     """
     parameters = signature(init).parameters.values()
@@ -169,15 +158,11 @@ def _find_class(name: Any, base: type[T], model_id: str, is_local: bool) -> type
     import evae
 
     short = str(name).removeprefix("evae.")
-    if short in evae.__all__:
-        found = getattr(evae, short)
-    elif not is_local:
-        raise RunError(
-            f"{model_id} on the hub is of class {name!r}; only models of evae's own classes load from the hub"
-        )
-    elif "." not in short:
-        found = None
-    else:
+    found = getattr(evae, short) if short in evae.__all__ else None
+    if found is None and not is_local:
+        only = "only models of evae's own classes load from the hub"
+        raise RunError(f"{model_id} on the hub is of class {name!r}; {only}")
+    if found is None and "." in short:
         try:
             found = import_object(str(name), "model")
         except ConfigError as error:
@@ -191,22 +176,12 @@ def _build(family: type[T], config: dict[str, Any], overrides: dict[str, Any], m
     """The model with its initial weights."""
     try:
         for name, value in config.items():
-            if name not in overrides:
-                check_named(name, value)
-                if name in ("encoder", "decoder") and value is not None and not is_local:
-                    raise ConfigError(f"{value!r} is code outside of evae; pass it: from_pretrained(..., {name}=...)")
+            if name in overrides:
+                continue
+            check_named(name, value)
+            if name in ("encoder", "decoder") and value is not None and not is_local:
+                raise ConfigError(f"{value!r} is code outside of evae; pass it: from_pretrained(..., {name}=...)")
         with torch.random.fork_rng(devices=[]):  # for the initial weights, which are replaced
             return family(**(config | overrides))
     except Exception as error:  # anyone's model
         raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({first_line(error)})") from error
-
-
-def _load_weights(model: nn.Module, weights: Path, device: str) -> None:
-    try:
-        model.load_state_dict(load_file(weights, device=device))
-    except FileNotFoundError as error:
-        raise RunError(f"{weights} does not exist") from error
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{weights} is damaged or not a safetensors file ({error})") from error
-    except RuntimeError as error:
-        raise RunError(f"{weights} holds weights of another network than its {CONFIG} describes") from error

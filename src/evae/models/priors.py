@@ -67,12 +67,8 @@ class SphericalPrior(nn.Module):
 class VampPrior(nn.Module):
     """The mixture of the posteriors of learned pseudo-inputs, (1/K) Σ_k q(z|u_k) (Tomczak and Welling 2018).
 
-    Pseudo-inputs are kept within [0, 1]. By itself the prior encodes them in evaluation mode.
-
-    Args:
-        encoder: the model's own, a part of the model and not of this module; a NormalEncoder.
-        image_shape: (C, H, W).
-        pseudo_inputs: K.
+    ``encoder`` is the model's own, a NormalEncoder, and no part of this module. The K pseudo-inputs are kept within
+    [0, 1]. By itself the prior encodes them in evaluation mode.
     """
 
     def __init__(self, encoder: nn.Module, image_shape: ImageShape, pseudo_inputs: int) -> None:
@@ -89,10 +85,9 @@ class VampPrior(nn.Module):
         """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""
         (encoder,) = self._encoder
         normal = cast(Normal, coordinates(encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)]))))
-        posterior, components = (
-            Independent(Normal(normal.loc[rows], normal.scale[rows], validate_args=False), 1, validate_args=False)
-            for rows in (slice(len(images)), slice(len(images), None))
-        )
+        sizes = len(images), len(self.pseudo_inputs)
+        parts = zip(normal.loc.split(sizes), normal.scale.split(sizes), strict=True)
+        posterior, components = (Independent(Normal(*p, validate_args=False), 1, validate_args=False) for p in parts)
         return posterior, self._mixture(components)
 
     def _mixture(self, components: Distribution) -> Distribution:

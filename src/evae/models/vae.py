@@ -1,7 +1,7 @@
 """A variational autoencoder: encoder, prior, decoder, likelihood and objective, put together."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ Latents = Literal["sample", "mean"]
 class VAE(Pretrained):
     """Images x and latents z: posterior q(z|x), prior p(z), likelihood p(x|z), and the objective to minimise.
 
-    The families (EVAE, GaussianVAE, ...) are this class with their parts chosen; use it directly for parts of
-    your own.
+    The families (EVAE, GaussianVAE, ...) choose its parts; use it directly for parts of your own.
 
     Args:
         image_shape: (C, H, W).
@@ -51,36 +50,25 @@ class VAE(Pretrained):
         return next(self.parameters()).device
 
     def posterior(self, images: Tensor) -> Distribution:
-        """q(z|x), batch shape (N,) and event shape (d,).
-
-        Raises:
-            ConfigError: ``images`` are not floating point of shape (N, C, H, W).
-        """
+        """q(z|x), batch shape (N,) and event shape (d,); ConfigError as of ``check_images``."""
         self.check_images(images)
-        q: Distribution = self.encoder(images)
-        return q
+        return cast(Distribution, self.encoder(images))
 
     def check_images(self, images: Tensor) -> None:
         """Raise ConfigError unless ``images`` are floating point of shape (N, C, H, W)."""
         if images.shape[1:] != self.image_shape or not images.is_floating_point():
+            taken = f"floating-point images in [0, 1] of shape (N, {', '.join(map(str, self.image_shape))})"
             raise ConfigError(
-                f"this {type(self).__name__} takes floating-point images in [0, 1] of shape "
-                f"(N, {', '.join(map(str, self.image_shape))}), not {images.dtype} of shape {tuple(images.shape)}"
+                f"this {type(self).__name__} takes {taken}, not {images.dtype} of shape {tuple(images.shape)}"
             )
 
     def likelihood(self, latents: Tensor) -> Distribution:
         """p(x|z) for latents (N, d), batch shape (N,) and event shape (C, H, W)."""
         maps = self.decoder(latents)
-        p: Distribution = self.pixels(maps.to(torch.promote_types(maps.dtype, torch.float32)))
-        return p
+        return cast(Distribution, self.pixels(maps.to(torch.promote_types(maps.dtype, torch.float32))))
 
     def forward(self, images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
-        """The objective's terms for images (N, C, H, W).
-
-        Args:
-            images: a batch.
-            divergence_weight: a factor on the objective's own weight of the divergence, below 1 during a KL warm-up.
-        """
+        """The objective's terms for images (N, C, H, W); ``divergence_weight`` is below 1 during a KL warm-up."""
         return self.objective(self, images, divergence_weight)
 
     def code(self, q: Distribution) -> Tensor:
@@ -98,9 +86,7 @@ class VAE(Pretrained):
     def prepare(self, images: Callable[[int], Tensor], batch_size: int) -> None:
         """Called once before training: initialise here what depends on the data or on the batch size.
 
-        Args:
-            images: from a count to that many distinct training images, (count, C, H, W).
-            batch_size: images per optimizer step, over all devices.
+        ``images`` returns a number of distinct training images, (count, C, H, W); ``batch_size`` is over all devices.
         """
 
     @torch.no_grad()
