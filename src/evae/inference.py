@@ -166,8 +166,7 @@ def _latent_table(images: Images, start: int, latents: Tensor, class_names: tupl
     rows = slice(start, start + len(latents))
     names, labels = images.names[rows], images.labels[rows].tolist()
     by_index = images.names[0].isdigit()
-    # What is not UTF-8 in a file's name is replaced.
-    files = [name.encode(errors="replace").decode() for name in names]
+    files = [name.encode(errors="replace").decode() for name in names]  # names may be no UTF-8
     identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(files)}
     if class_names:
         known = dict(enumerate(class_names))

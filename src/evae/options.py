@@ -128,11 +128,13 @@ class Options:
 
     def _add(self, group: Any, wanted: set[str]) -> None:
         """Add the function's parameters and the dataclasses' fields of these names to a group of options."""
-        skip = set(signature(self.function).parameters) - (wanted - self.groups.keys())
-        # a user's family may have parameters without a type
-        group.add_function_arguments(self.function, as_group=False, skip=skip, fail_untyped=False)
+        names = set(signature(self.function).parameters)
+        if own := wanted & (names - self.groups.keys()):  # a user's family may have parameters without a type
+            group.add_function_arguments(self.function, as_group=False, skip=names - own, fail_untyped=False)
         for cls in self.groups.values():
-            group.add_class_arguments(cls, None, as_group=False, skip=set(signature(cls).parameters) - wanted)
+            fields = set(signature(cls).parameters)
+            if wanted & fields:
+                group.add_class_arguments(cls, None, as_group=False, skip=fields - wanted)
 
     def parse(self, arguments: list[str]) -> dict[str, Any]:
         """The function's arguments.

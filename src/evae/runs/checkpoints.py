@@ -178,10 +178,9 @@ def _load_state(
 def trained_images(run: RunFolder) -> str | None:
     """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
     try:
-        images: str = _read_state(run.path / CHECKPOINTS / "last")["progress"]["images"]
+        return str(_read_state(run.path / CHECKPOINTS / "last")["progress"]["images"])
     except _DAMAGE:
         return None
-    return images
 
 
 def _digest(content: bytes) -> str:

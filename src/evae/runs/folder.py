@@ -65,10 +65,6 @@ class Progress:
     best_loss: float | None = None
     epochs_since_best: int = 0
 
-    def start_epoch(self) -> None:
-        """Reset what is counted per epoch."""
-        self.sums, self.training_seconds, self.skipped_in_epoch = [], 0.0, 0
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -175,14 +171,13 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise RunError(f"{self} exists but is not an evae run; choose another --out") from error
-        except OSError as error:
-            raise RunError(f"the run folder {self} cannot be made ({error.strerror})") from error
-        try:
             lock = FileLock(self.path / _LOCK, timeout=0).acquire()
         except Timeout as error:
             raise RunError(f"another evae train is writing to {self}") from error
+        except FileExistsError as error:
+            raise RunError(f"{self} exists but is not an evae run; choose another --out") from error
+        except OSError as error:
+            raise RunError(f"the run folder {self} cannot be made or written ({error.strerror})") from error
         with lock:
             yield
 

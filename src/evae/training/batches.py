@@ -18,12 +18,7 @@ class BatchLoader:
     On a GPU the images are copied there once if they take at most half of its free memory. Otherwise, and where images
     are streamed, the next batch is read while the device works on this one. On a CPU a batch is read when asked for.
 
-    Args:
-        images: the split.
-        device: where batches are wanted.
-        batch_size: over all ranks.
-        seed: of the order.
-        rank, world_size: which of how many ranks this is.
+    ``batch_size`` is the number of images per step over all ranks.
     """
 
     def __init__(

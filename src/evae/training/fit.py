@@ -26,19 +26,16 @@ _UNPRINTED = ("gradient_norm", "learning_rate", "images_per_second", "seconds")
 def fit(
     fabric: Fabric, network: VAE, store: Store, run: RunFolder, settings: Settings, log: Log, deadline: float | None
 ) -> Progress:
-    """Train ``network`` to the end of the recipe, from the last checkpoint of the run if there is one.
+    """Train a freshly built model to the end of the recipe, from the last checkpoint of the run if there is one.
 
     Args:
         fabric: the launched engine.
-        network: a freshly built model.
+        network: the model.
         store: the images.
         run: the folder to write to, which has its config.yaml.
-        settings: what to do.
+        settings: optimisation, compilation and logging.
         log: takes each line of metrics.jsonl and its step.
         deadline: time.monotonic() at which to save and stop.
-
-    Returns:
-        How far it came: to the last epoch, or to where patience ended.
 
     Raises:
         InterruptedRun: a signal came, or the deadline; the state is saved.

@@ -96,9 +96,9 @@ class EpochMeter:
         return self._means(steps, counted) if counted else {}
 
     def start_epoch(self) -> None:
-        """Begin the sums of the next epoch."""
-        self.progress.start_epoch()
-        self._since = time.monotonic()
+        """Reset what is counted per epoch."""
+        progress, self._since = self.progress, time.monotonic()
+        progress.sums, progress.training_seconds, progress.skipped_in_epoch = [], 0.0, 0
 
     def _means(self, steps: int, counted: int) -> dict[str, float]:
         progress, recipe = self.progress, self.recipe

@@ -53,11 +53,7 @@ class StopRequest:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, so that temporary files are cleaned up.
-
-    Raises:
-        StoppedError: one came.
-    """
+    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, with StoppedError: temporary files are cleaned up."""
     received = []
 
     def end(signum: int, before: Any) -> None:

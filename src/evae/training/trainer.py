@@ -23,13 +23,7 @@ from evae.training.sharding import is_sharded
 
 
 class Trainer:
-    """Trains a model on one split; every rank has one.
-
-    Args:
-        fabric: the launched engine.
-        network: the model; it is moved to the device.
-        images: the training images.
-        settings: optimisation, and whether to compile the model.
+    """Trains a model, which it moves to the launched engine's device, on one split; every rank has one.
 
     Attributes:
         optimizer: Adam, as Fabric wraps it.

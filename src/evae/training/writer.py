@@ -22,13 +22,7 @@ _FIGURE_SECONDS = 30.0  # figures are drawn at most this often, and at the end
 
 
 class RunWriter:
-    """Writes metrics, checkpoints and figures of a run.
-
-    Args:
-        fabric: the launched engine.
-        run: the folder.
-        log: the run's logger.
-    """
+    """Writes metrics, checkpoints and figures of a run."""
 
     def __init__(self, fabric: Fabric, run: RunFolder, log: Log) -> None:
         self.fabric, self.run, self._log = fabric, run, log
