@@ -45,8 +45,10 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
-    with shared_failures(fabric), explain_memory_errors(settings.recipe.batch_size):
-        trainer, writer = Trainer(fabric, network, store.train, settings), RunWriter(fabric, run, log)
+    recipe, choice = settings.recipe, settings.compute.compile
+    compiled = choice == "on" or (choice == "auto" and fabric.device.type == "cuda")
+    with shared_failures(fabric), explain_memory_errors(recipe.batch_size):
+        trainer, writer = Trainer(fabric, network, store.train, recipe, compiled), RunWriter(fabric, run, log)
         progress = writer.restore(trainer, store.fingerprint)
         with closing(trainer.batches):
             try:

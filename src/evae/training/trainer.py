@@ -18,7 +18,7 @@ from evae.models import VAE
 from evae.runs.checkpoints import full_tensor
 from evae.training.batches import BatchLoader
 from evae.training.ranks import all_reduce_max, on_all_ranks
-from evae.training.settings import Settings
+from evae.training.settings import Recipe
 from evae.training.sharding import is_sharded
 
 
@@ -31,8 +31,7 @@ class Trainer:
         full_copy: the model, or under FSDP a copy whose parameters are not sharded, see ``sync_full_copy``.
     """
 
-    def __init__(self, fabric: Fabric, network: VAE, images: Images, settings: Settings) -> None:
-        recipe = settings.recipe
+    def __init__(self, fabric: Fabric, network: VAE, images: Images, recipe: Recipe, compiled: bool = False) -> None:
         self.fabric, self.network, self.recipe = fabric, network, recipe
         sharded = is_sharded(fabric)
         network.to(fabric.device)
@@ -40,8 +39,7 @@ class Trainer:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.full_copy = deepcopy(network) if sharded else network
         module: nn.Module = network
-        choice = settings.compute.compile
-        if choice == "on" or (choice == "auto" and fabric.device.type == "cuda"):  # where launching kernels takes long
+        if compiled:
             graphs = fabric.device.type == "cuda" and not sharded  # gathered parameters have no fixed address
             module = torch.compile(network, mode="reduce-overhead" if graphs else None)  # type: ignore[assignment]
         self._module = fabric.setup_module(module)
