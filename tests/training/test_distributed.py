@@ -16,8 +16,8 @@ from evae import EVAE, VAE, open_store, train
 from evae.errors import ConfigError, EvaeError
 from evae.models.encoders import PointEncoder
 from evae.models.likelihoods import BernoulliLikelihood
-from evae.models.objectives import Objective
 from evae.models.priors import NormalPrior
+from evae.models.vae import Objective
 from evae.runs import RunFolder
 from evae.runs.checkpoints import distributed_like, full_tensor
 from evae.training.fabric import open_fabric

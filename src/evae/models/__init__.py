@@ -3,8 +3,8 @@
 from evae.models.custom import check_buildable
 from evae.models.families import EVAE, FAMILIES, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
 from evae.models.networks import ImageShape
-from evae.models.objectives import Elbo, KernelPenalty, Terms
-from evae.models.vae import VAE
+from evae.models.objectives import Elbo, KernelPenalty
+from evae.models.vae import VAE, Terms
 
 __all__ = [
     "EVAE",

@@ -9,8 +9,7 @@ from evae.checks import one_of, whole_number
 from evae.models.custom import OwnNetwork, resolve_network
 from evae.models.likelihoods import LIKELIHOODS
 from evae.models.networks import ConvDecoder, ConvEncoder, ImageShape, check_decoder, check_three_sizes
-from evae.models.objectives import Objective
-from evae.models.vae import VAE
+from evae.models.vae import VAE, Objective
 
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian"]
 

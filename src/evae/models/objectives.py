@@ -1,10 +1,9 @@
 """Objectives: from a model and images to the per-image loss terms of a batch."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,53 +18,9 @@ from evae.distributions import (
     monte_carlo_kl,
 )
 from evae.models.priors import VampPrior
-
-if TYPE_CHECKING:
-    from evae.models.vae import VAE
+from evae.models.vae import VAE, Objective, Terms
 
 IwaeGradient = Literal["standard", "doubly-reparameterised"]
-
-
-class Terms(NamedTuple):
-    """Per-image loss terms of a batch, and the loss to minimise.
-
-    Attributes:
-        reconstruction: -ln p(x|z) in nats, shape (N,).
-        divergence: divergence (or penalty) between posterior and prior, before any weight, shape (N,); in nats, except
-            a WAE's MMD, which has no unit.
-        loss: the scalar to minimise: the mean of reconstruction + weight · divergence, except an IWAE's bound.
-    """
-
-    reconstruction: Tensor
-    divergence: Tensor
-    loss: Tensor
-
-
-@dataclass
-class Objective(ABC):
-    """From a model and images to Terms: -ln p(x|z) + ``weight`` · divergence.
-
-    ``divergence_name`` says whether the divergence is a "penalty", an exact "kl", a "monte_carlo_kl" or an "mmd".
-    """
-
-    _: KW_ONLY
-    weight: float = 1.0
-    divergence_name: ClassVar[str]
-
-    @abstractmethod
-    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
-        """Divergence (or penalty) between the posterior ``q`` of a batch and the prior, shape (N,)."""
-
-    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
-        """The divergence of each latent, shape (N, d), where ``divergence`` is a sum over latents; else None."""
-        return None
-
-    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
-        """The terms of images (N, C, H, W); ``divergence_weight`` is a factor on ``weight``, below 1 in KL warm-up."""
-        q = model.posterior(images)
-        reconstruction = -model.likelihood(q.rsample()).log_prob(images)
-        divergence = self.divergence(model, q)
-        return Terms(reconstruction, divergence, (reconstruction + divergence_weight * self.weight * divergence).mean())
 
 
 @dataclass
@@ -78,10 +33,10 @@ class KernelPenalty(Objective):
     n: float = 100
     divergence_name: ClassVar[str] = "penalty"
 
-    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
         return self.per_dimension(model, q).sum(-1)
 
-    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor:
+    def per_dimension(self, model: VAE, q: Distribution) -> Tensor:
         posterior = coordinates(q)
         assert isinstance(posterior, KernelPosterior | SphericalPosterior)
         return kernel_penalty(posterior.kernel, posterior.support_length, self.n)
@@ -96,10 +51,10 @@ class Elbo(Objective):
 
     divergence_name: ClassVar[str] = "kl"
 
-    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
         return kl_divergence(q, model.prior())
 
-    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
+    def per_dimension(self, model: VAE, q: Distribution) -> Tensor | None:
         p = model.prior()
         is_sum = isinstance(q, Independent) and isinstance(p, Independent)
         return kl_divergence(coordinates(q), coordinates(p)) if is_sum else None
@@ -114,10 +69,10 @@ class VampElbo(Objective):
 
     divergence_name: ClassVar[str] = "monte_carlo_kl"
 
-    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
         return monte_carlo_kl(q, model.prior())
 
-    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+    def __call__(self, model: VAE, images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
         model.check_images(images)
         assert isinstance(model.prior, VampPrior)
         q, prior = model.prior.encode_jointly(images)
@@ -140,7 +95,7 @@ class ImportanceWeighted(Elbo):
     samples: int = 5
     gradient: IwaeGradient = "standard"
 
-    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+    def __call__(self, model: VAE, images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
         weight = divergence_weight * self.weight
         q = model.posterior(images)
         z = q.rsample((self.samples,))  # (k, N, d)
@@ -175,7 +130,7 @@ class MmdPenalty(Objective):
     weight: float = 10.0
     divergence_name: ClassVar[str] = "mmd"
 
-    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
         z = q.rsample()
         draws = model.prior().sample((max(100, len(z)),))
         return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])

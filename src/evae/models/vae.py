@@ -1,7 +1,9 @@
-"""A variational autoencoder: encoder, prior, decoder, likelihood and objective, put together."""
+"""A variational autoencoder: encoder, prior, decoder, likelihood and objective; and what an objective is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,51 @@ from torch.distributions import Distribution
 from evae.checks import one_of
 from evae.errors import ConfigError
 from evae.models.networks import ImageShape
-from evae.models.objectives import Objective, Terms
 from evae.models.pretrained import Pretrained
 
 Latents = Literal["sample", "mean"]
+
+
+class Terms(NamedTuple):
+    """Per-image loss terms of a batch, and the loss to minimise.
+
+    Attributes:
+        reconstruction: -ln p(x|z) in nats, shape (N,).
+        divergence: divergence (or penalty) between posterior and prior, before any weight, shape (N,); in nats, except
+            a WAE's MMD, which has no unit.
+        loss: the scalar to minimise: the mean of reconstruction + weight · divergence, except an IWAE's bound.
+    """
+
+    reconstruction: Tensor
+    divergence: Tensor
+    loss: Tensor
+
+
+@dataclass
+class Objective(ABC):
+    """From a model and images to Terms: -ln p(x|z) + ``weight`` · divergence.
+
+    ``divergence_name`` says whether the divergence is a "penalty", an exact "kl", a "monte_carlo_kl" or an "mmd".
+    """
+
+    _: KW_ONLY
+    weight: float = 1.0
+    divergence_name: ClassVar[str]
+
+    @abstractmethod
+    def divergence(self, model: "VAE", q: Distribution) -> Tensor:
+        """Divergence (or penalty) between the posterior ``q`` of a batch and the prior, shape (N,)."""
+
+    def per_dimension(self, model: "VAE", q: Distribution) -> Tensor | None:
+        """The divergence of each latent, shape (N, d), where ``divergence`` is a sum over latents; else None."""
+        return None
+
+    def __call__(self, model: "VAE", images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+        """The terms of images (N, C, H, W); ``divergence_weight`` is a factor on ``weight``, below 1 in KL warm-up."""
+        q = model.posterior(images)
+        reconstruction = -model.likelihood(q.rsample()).log_prob(images)
+        divergence = self.divergence(model, q)
+        return Terms(reconstruction, divergence, (reconstruction + divergence_weight * self.weight * divergence).mean())
 
 
 class VAE(Pretrained):

@@ -37,7 +37,8 @@ class Number:
     reference: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.4g}" + ("" if self.error is None or math.isnan(self.error) else f" ± {float(f'{self.error:.1g}'):g}")
+        known = self.error is not None and not math.isnan(self.error)
+        return f"{self.value:.4g}" + (f" ± {float(f'{self.error:.1g}'):g}" if known else "")
 
 
 @dataclass(frozen=True)
