@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evae import train
-from evae.runs.folder import read_metrics
+from evae.runs import RunFolder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"compile": "off"},
@@ -39,7 +39,7 @@ def main() -> None:
             for seed in range(3):
                 out = Path(folder) / f"{name}-{seed}"
                 train("mnist5k", out, epochs=options.epochs, seed=seed, accelerator=options.accelerator, **settings)
-                losses.append(read_metrics(out)[-1]["holdout_loss"])
+                losses.append(RunFolder(out).epochs()[-1]["holdout_loss"])
             each = ", ".join(f"{loss:.1f}" for loss in losses)
             print(f"| {name} | {statistics.mean(losses):.1f} | {statistics.stdev(losses):.1f} | {each} |", flush=True)
 

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -31,11 +30,13 @@ from torch.optim import Adam
 from torch.utils.flop_counter import FlopCounterMode
 
 from evae import EVAE, VAE, GaussianVAE, open_store
-from evae.data import Store, to_float
+from evae.allocator import keep_memory
+from evae.data import ImageOptions, Store, to_float
 from evae.models.networks import ConvDecoder, ConvEncoder
+from evae.runs import RunFolder
 from evae.training.fabric import open_fabric
 from evae.training.fit import fit
-from evae.training.settings import Recipe
+from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
 
 BATCH = 100
 WARMUP = 2  # rounds that are not counted
@@ -55,14 +56,24 @@ def few() -> Store:
 
 def ours(options: argparse.Namespace, family: type[VAE], precision: str, compiled: bool, turn: Turn) -> None:
     """One call of ``fit``; speeds by its own clock, which leaves out validation and checkpoints."""
-    fabric = open_fabric(options.device, 1, 1, "auto", precision)  # type: ignore[arg-type]
-    store = few()
+    keep_memory()  # as evae train does
+    compute = Compute(options.device, precision=precision, compile="on" if compiled else "off")  # type: ignore[arg-type]
+    recipe = Recipe(epochs=options.rounds + WARMUP, batch_size=BATCH)
+    settings = Settings(ImageOptions(), recipe, RunOptions(), compute, Logging())
+    fabric, store = open_fabric(compute), few()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.yaml").touch()
-        recipe = Recipe(epochs=options.rounds + WARMUP, batch_size=BATCH)
-        log = nullcontext(lambda line, step: turn(line["images_per_second"]))
+        run = RunFolder(Path(folder))
+        (run.path / "config.yaml").touch()
         turn(None)
-        fit(fabric, family(store.image_shape), store, Path(folder), recipe, compiled, log)
+        fit(
+            fabric,
+            family(store.image_shape),
+            store,
+            run,
+            settings,
+            lambda line, step: turn(line["images_per_second"]),
+            None,
+        )
 
 
 def bare(options: argparse.Namespace, turn: Turn) -> None:

@@ -21,7 +21,7 @@ def use_again_and_again(rounds):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 exec(sys.argv[1])
-use_again_and_again(20)
+use_again_and_again(10)
 print(use_again_and_again(5))
 """
 

@@ -84,6 +84,7 @@ def test_a_family_of_ones_own(place, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_networks_of_ones_own_from_the_command_line_and_yaml(place, tmp_path):
     run, training = place
     init_args = {"latent_dim": 3, "encoder": "mypackage.nets:body", "decoder": "mypackage.nets:decoder"}
@@ -100,6 +101,7 @@ def test_networks_of_ones_own_from_the_command_line_and_yaml(place, tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_ones_own_family_goes_on(place, tmp_path):
     run, training = place
     own = "--model mypackage.nets.MyVAE"
