@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -332,9 +333,11 @@ class TestOddInput:
 
     def test_overwrite_removes_only_what_evae_wrote(self, trained, tmp_path):
         run = shutil.copytree(trained, tmp_path / "a")
-        (run / "notes.txt").write_text("mine")
+        mine = ("notes.txt", "evaluation-notes.json")
+        for name in mine:
+            (run / name).write_text("mine")
         assert evae("train", "--config", run / "config.yaml", "--out", run, "--overwrite", "--epochs", 1) == 0
-        assert (run / "notes.txt").read_text() == "mine"
+        assert [(run / name).read_text() for name in mine] == ["mine", "mine"]
 
     def test_two_trainings_into_one_folder(self, trained, tmp_path, fails):
         from evae.runs import RunFolder
@@ -404,6 +407,24 @@ class TestOddInput:
         for command in ("evaluate", "sample"):
             assert "seed must be at most" in fails(command, trained, "--seed", 2**70)
             assert "--device meta cannot be used" in fails(command, trained, "--device", "meta")
+
+    @pytest.mark.parametrize("content", ["raise RuntimeError('broken')", "def", "def X() -> int: ...", "X = 3"])
+    def test_modules_that_define_no_model(self, blobs, tmp_path, fails, monkeypatch, content):
+        (tmp_path / "mine.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+        assert fails("train", "--data", blobs, "--out", tmp_path / "a", "--model", "mine.X")
+        sys.modules.pop("mine", None)
+
+    def test_features_of_a_function_that_takes_no_images(self, trained, fails):
+        assert "os:getcwd cannot take images" in fails("evaluate", trained, "--features", "os:getcwd")
+
+    @pytest.mark.parametrize("model", ["--model=GaussianVAE", "--model GaussianVAE", "--model evae.GaussianVAE"])
+    def test_help_has_the_hyperparameters_of_the_family(self, capsys, model):
+        with pytest.raises(SystemExit):
+            evae("train", *model.split(), "--help")
+        assert "hyperparameters of GaussianVAE:" in (text := capsys.readouterr().out)
+        assert "--model.latent_dim N" in text
+        assert "class '" not in text
 
     def test_a_connection_that_is_refused(self, trained, fails, monkeypatch):
         """No output is blamed for it."""

@@ -116,8 +116,8 @@ def _factory(model: Any) -> Any:
     from evae.models.catalogue import families
     from evae.options import UsageError
 
-    if model is None:
-        raise UsageError(f"--model: one of {', '.join(families())} is needed")
+    if not hasattr(model, "class_path"):
+        raise UsageError(f"--model: one of {', '.join(families())} is needed, or a class of your own")
     arguments = vars(model.get("init_args", {}))
     for name, value in arguments.items():
         parts = value if isinstance(value, list | tuple) else [value]

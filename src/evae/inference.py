@@ -65,7 +65,7 @@ def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int
 
 def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
     """To a grid, an array or a folder, as the path's suffix says; a batch at a time but for the grid."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         with replacing(path) as temporary:
             array, start = None, 0
             for pixels in map(figures.to_uint8, images):

@@ -4,6 +4,7 @@ import re
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -149,8 +150,10 @@ class Options:
             options = vars(self.parser.parse_args(self._arguments))
         except (RecursionError, UnicodeDecodeError) as error:
             raise UsageError(f"--config: not a YAML file of options ({type(error).__name__})") from error
-        except ValueError as error:  # of a class whose parameters jsonargparse cannot handle
-            raise UsageError(f"{self.parser.prog}: {first_line(error)}") from error
+        except EvaeError:
+            raise
+        except Exception as error:  # of a module of the user's, or a class that jsonargparse cannot handle
+            raise UsageError(f"{self.parser.prog}: {type(error).__name__}: {first_line(error)}") from error
         del options["config"]
         for name, cls in self.groups.items():
             options[name] = cls(**{field: options.pop(field) for field in signature(cls).parameters})
@@ -161,7 +164,8 @@ class Options:
         default = signature(self.function).parameters.get("model")
         if default is None or "model" not in {action.dest for action in self.parser._actions}:
             return
-        given = [value for name, value in zip(self._arguments, self._arguments[1:], strict=False) if name == "--model"]
+        words = [word for argument in self._arguments for word in argument.split("=", 1)]
+        given = [value for name, value in pairwise(words) if name == "--model"]
         name = given[-1].removeprefix("evae.") if given else default.default.__name__
         family = import_object(name, "model") if "." in name else _families().get(name)
         if family is not None:

@@ -259,3 +259,13 @@ def test_the_folder_is_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("EVAE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "evae"
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, '{"image_shape": [1], "count": {"a": 1e400}}', "[1]"])
+def test_a_damaged_store_is_listed_beside_the_others(store, root, content, capsys):
+    damaged, other = store(1, days=3), store(2)
+    (damaged / "meta.json").write_text(content)
+    cache()
+    out = capsys.readouterr().out
+    assert damaged.name[:8] in out
+    assert other.name[:8] in out

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 
 from evae import EVAE, VAE, BetaVAE, GaussianVAE
-from evae.errors import RunError
-from evae.models import FAMILIES, pretrained
+from evae.errors import ConfigError, RunError
+from evae.models import FAMILIES, check_buildable, pretrained
 from tests.models import nets
 from tests.models.families import SHAPE
 
@@ -206,3 +207,44 @@ class TestSaving:
         (tmp_path / "config.json").unlink()
         with pytest.raises(RunError, match="holds no model"):
             VAE.from_pretrained(tmp_path)
+
+
+class WithObjects(GaussianVAE):
+    """Defaults that JSON cannot hold."""
+
+    def __init__(self, image_shape, activation=nn.ReLU, dtypes=frozenset({"a"}), **networks):
+        super().__init__(image_shape, **networks)
+        self.activation = activation
+
+
+def test_defaults_that_json_cannot_hold_stay_the_defaults(tmp_path):
+    model = WithObjects((1, 16, 16), latent_dim=2)
+    assert model.hyperparameters.keys() == {"image_shape", "latent_dim", "likelihood", "encoder", "decoder"}
+    model.save_pretrained(tmp_path)
+    assert WithObjects.from_pretrained(tmp_path).activation is nn.ReLU
+    WithObjects((1, 16, 16), nn.GELU, latent_dim=2).save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="activation was an object of a Python program"):
+        WithObjects.from_pretrained(tmp_path)
+    assert WithObjects.from_pretrained(tmp_path, activation=nn.GELU).activation is nn.GELU
+
+
+def test_a_class_that_cannot_be_imported_loads_its_own_models(tmp_path):
+    class Local(GaussianVAE):
+        pass
+
+    Local((1, 16, 16), latent_dim=2).save_pretrained(tmp_path)
+    assert isinstance(Local.from_pretrained(tmp_path), Local)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": "Local"}))  # as older versions wrote it
+    assert isinstance(Local.from_pretrained(tmp_path), Local)
+
+
+class TakesTuples(GaussianVAE):
+    def __init__(self, image_shape, widths=(1, 2), **networks):
+        super().__init__(image_shape, **networks)
+        self.widths = (0,) + widths  # noqa: RUF005
+
+
+def test_a_model_that_could_not_be_loaded_again_is_found_before_training():
+    with pytest.raises(ConfigError, match="can only concatenate tuple"):
+        check_buildable(partial(TakesTuples, latent_dim=2), 16)

@@ -88,6 +88,7 @@ def change(result, path, value):
         (["sections", "own", "settings"], 3),
         (["sections", "own", "more"], 3),
         (["sections", "own", "numbers", 0, "value"], "three"),
+        (["sections", "own", "numbers", 0, "value"], 10**400),
         (["sections", "own", "numbers", 0, "error"], []),
         (["sections", "own", "numbers", 0, "better"], "bigger"),
     ],

@@ -279,11 +279,13 @@ def test_lines_of_metrics_that_are_none(options, tmp_path):
 
 
 def test_a_run_of_a_version_without_an_option_can_be_resumed(options, tmp_path):
-    """Settings that its config.yaml does not have are not compared."""
+    """Settings that its config.yaml does not have were the defaults."""
     out = train(out=tmp_path / "run", **options | {"epochs": 1})
     config = yaml.safe_load((out / "config.yaml").read_text())
     del config["validation"], config["gradient_clip"]
     (out / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match=r"validation: 0.0 in the run, 0.25 now"):
+        train(out=out, resume="auto", validation=0.25, **options)
     train(out=out, resume="auto", **options)
     assert len(RunFolder(out).epochs()) == 3
 

@@ -126,7 +126,7 @@ def _entry(path: Path) -> Iterator[Entry]:
     size, used = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in (path.lstat(), *stats))
     entry = partial(Entry, path, files, size, used)
     if is_folder and not is_temporary:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError):
             meta = json.loads((path / "meta.json").read_text())
             shape, count = "x".join(map(str, meta["image_shape"])), sum(meta["count"].values())
             yield entry(f"{meta.get('source', 'unknown source')} ({shape})", int(count))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evae.console import console
-from evae.errors import ConfigError, DataError
+from evae.errors import ConfigError, DataError, first_line
 from evae.imports import import_object
 from evae.metrics.inception import load_inception, load_weights
 
@@ -66,7 +66,10 @@ class Extractor:
         return torch.cat([self._features(part.to(self.device)) for part in images.split(_BATCH)])
 
     def _features(self, images: Tensor) -> Tensor:
-        features = self.network(self.prepare(images))
+        try:
+            features = self.network(self.prepare(images))
+        except (TypeError, ValueError, AttributeError) as error:  # of one's own function
+            raise DataError(f"{self.name} cannot take images of shape (N, C, H, W): {first_line(error)}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = f"of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
             raise DataError(f"the features of {self.name} must be a tensor of shape ({len(images)}, F), not {shape}")

@@ -52,9 +52,14 @@ def resolve_network(option: str, own: OwnNetwork, default: Callable[..., nn.Modu
     return network
 
 
+def is_object(value: Any) -> bool:
+    """Whether a recorded hyperparameter was an object that a file cannot hold."""
+    return isinstance(value, str) and value.startswith(_OBJECT)
+
+
 def check_named(name: str, value: Any) -> None:
     """Raise ConfigError if a hyperparameter was an object that a file cannot hold."""
-    if isinstance(value, str) and value.startswith(_OBJECT):
+    if is_object(value):
         raise ConfigError(
             f"this {name} was an object of a Python program ({value.removeprefix(_OBJECT)}); pass it again, "
             f"from_pretrained(folder, {name}=...), or train with an import path, --model.{name} package.module:function"
@@ -106,13 +111,19 @@ def _build_dry(model: Callable[[ImageShape], nn.Module], shape: ImageShape) -> N
         with torch.random.fork_rng(devices=[]):
             try:
                 with torch.device("meta"):
-                    _copied(model)(shape)
+                    _built_twice(_copied(model)(shape))
             except _NotCopiedError:
                 raise
             except Exception:
-                _copied(model)(shape)
+                _built_twice(_copied(model)(shape))
     finally:
         _is_dry.reset(token)
+
+
+def _built_twice(model: Any) -> None:
+    """Build a model again from its hyperparameters, as evae evaluate will, unless they are objects."""
+    if not any(map(is_object, recorded := getattr(model, "hyperparameters", {}).values())) and recorded:
+        type(model)(**model.hyperparameters)
 
 
 class _NotCopiedError(Exception):

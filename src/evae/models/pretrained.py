@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evae.errors import ConfigError, RunError, first_line
 from evae.files import write_atomically
 from evae.imports import import_object
-from evae.models.custom import as_json, check_named
+from evae.models.custom import as_json, check_named, is_object
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -123,8 +123,9 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
         given = bound.arguments
         bound.apply_defaults()
         for name in own:
-            if outermost or (reachable and name not in given):
-                record.setdefault(name, as_json(name, bound.arguments[name]))
+            value = as_json(name, bound.arguments[name])
+            if outermost if name in given else (reachable and not is_object(value)):
+                record.setdefault(name, value)
         state["_reachable"] = reachable and bool(rest)
         init(self, *args, **kwargs)
         if outermost:
@@ -158,6 +159,8 @@ def _find_class(name: Any, base: type[T], model_id: str, is_local: bool) -> type
     import evae
 
     short = str(name).removeprefix("evae.")
+    if name in (base.__name__, f"{base.__module__}.{base.__qualname__}"):  # also of a class that cannot be imported
+        return base
     found = getattr(evae, short) if short in evae.__all__ else None
     if found is None and not is_local:
         only = "only models of evae's own classes load from the hub"

@@ -92,7 +92,7 @@ def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
         (va, na), (vb, nb) = ((loss.seeds.var(ddof=1) / len(loss.seeds), len(loss.seeds)) for loss in (a, b))
         freedom = (va + vb) ** 2 / (va**2 / (na - 1) + vb**2 / (nb - 1)) if va + vb > 0 else 1
         return _p(difference, math.sqrt(va + vb), freedom), "Welch's t-test over seeds"
-    if a.images is not None and b.images is not None:
+    if a.images is not None and b.images is not None and len(a.images) == len(b.images):
         differences = a.images - b.images
         error = differences.std(ddof=1) / math.sqrt(len(differences))
         return _p(difference, error, len(differences) - 1), "paired t-test over images"
@@ -103,7 +103,7 @@ def _test(a: _Loss, b: _Loss) -> tuple[float, str] | None:
 
 def _p(difference: float, error: float, freedom: float) -> float:
     if not error > 0:
-        return 0.0 if difference else 1.0
+        return 0.0 if difference and error == 0 else 1.0
     return float(2 * stdtr(freedom, -abs(difference) / error))
 
 

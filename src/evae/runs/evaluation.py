@@ -143,7 +143,7 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
         evaluation = Evaluation.from_dict(result)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
         data = "" if name == RESULTS else " --data DATA"
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
     with suppress(OSError, SafetensorError):

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _LOCK = ".lock"
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 _DERIVED = ("report.html", "figures", "tensorboard", NONFINITE)
-_OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation*.json", "evaluation*.safetensors", CONFIG)
+_OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
 
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
 _FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every"}
@@ -95,9 +96,10 @@ class RunFolder:
         """
         try:
             config = yaml.safe_load((self.path / CONFIG).read_text())
+            json.dumps(config)  # no dates, no loops
         except OSError as error:
             raise RunError(f"{self} is not a run folder: it has no {CONFIG}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{self.path / CONFIG} is damaged") from error
         if not isinstance(config, dict) or not isinstance(config.get("data"), str):
             raise RunError(f"{self.path / CONFIG} is not the resolved command of a run")
@@ -147,18 +149,21 @@ class RunFolder:
         if taken and not overwrite:
             raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
 
-    def claim(self, config: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def claim(self, config: dict[str, Any], defaults: dict[str, Any], resume: bool, overwrite: bool) -> None:
         """Make the folder, which exists and is ``locked``, that of a run with this config: new, or to be continued.
+
+        ``defaults`` are the values of settings that the run's config.yaml does not have, because it is older.
 
         Raises:
             RunError: the folder is not free, or the run in it was started with other settings; or it cannot be written.
         """
         if resume and self.is_run:
-            self._check_resumable(config)
+            self._check_resumable(config, defaults)
         else:
             self.check_free(overwrite)
             if self.is_run:
-                for path in (path for pattern in _OURS for path in self.path.glob(pattern)):
+                others = [(p, p.with_suffix(".json")) for p in self.path.glob("evaluation-*.safetensors")]
+                for path in (*(self.path / name for name in _OURS), *chain(*others), self.path / CONFIG):
                     remove(path)
         write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
 
@@ -181,9 +186,9 @@ class RunFolder:
         with lock:
             yield
 
-    def _check_resumable(self, config: dict[str, Any]) -> None:
-        """Raise RunError, naming the settings that differ; those that an older version did not write are left out."""
-        old, new = _flat(self.config()), _flat(_plain(config))
+    def _check_resumable(self, config: dict[str, Any], defaults: dict[str, Any]) -> None:
+        """Raise RunError, naming the settings that differ."""
+        old, new = _flat(_plain(defaults) | self.config()), _flat(_plain(config))
         free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
         differing = [k for k in sorted(old) if k.split(".")[0] not in free and old[k] != new.get(k)]
         if differing:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from evae.settings import flat
 from evae.training.fabric import arithmetic, explain_memory_errors, open_fabric
 from evae.training.fit import fit
 from evae.training.loggers import check_logger, open_logger
+from evae.training.meter import DivergedError
 from evae.training.preemption import InterruptedRun, signals_as_exceptions
 from evae.training.ranks import StoppedElsewhereError
 from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
@@ -150,14 +150,14 @@ def _run(
     # What only one process may do comes before the others are started: if it fails, none starts.
     with folder.locked() if first else nullcontext():
         if first:
-            folder.claim(config, run.resume is not None, run.overwrite)
+            folder.claim(config, Settings().flat(), run.resume is not None, run.overwrite)
         with open_logger(logger if first else None, folder.path, config) as log:
             fabric.launch()
             if store.validation is None:
                 console.print(_CHOSEN_BY_HOLDOUT, soft_wrap=True)
             try:
                 return fit(fabric, network, store, folder, settings, log, deadline=deadline)
-            except (InterruptedRun, StoppedElsewhereError, DataError):
+            except (InterruptedRun, DivergedError, StoppedElsewhereError, DataError):
                 if first:
                     raise
                 return None  # the first process reports it; another exit code would kill that one before it has
@@ -166,9 +166,7 @@ def _run(
 def _resolved(data: str, folder: RunFolder, network: VAE, store: Store, settings: Settings) -> dict[str, Any]:
     """The settings as plain values, enough to run the command again."""
     arguments = {name: value for name, value in network.hyperparameters.items() if name != "image_shape"}
-    plain = {name: value for group in asdict(settings).values() for name, value in group.items()}
-    del plain["resume"], plain["overwrite"]
-    plain |= {"image_size": store.transform["size"], "crop": store.transform["crop"]}
+    plain = settings.flat() | {"image_size": store.transform["size"], "crop": store.transform["crop"]}
     model = {"class_path": network.class_path, "init_args": arguments}
     return {"data": absolute(data), "out": str(folder), "model": model, **plain}
 

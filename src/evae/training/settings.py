@@ -1,8 +1,8 @@
 """The settings of ``evae train``: type, default, help and check of each; ConfigError where one cannot work."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from evae import checks
 from evae.data import ImageOptions
@@ -179,8 +179,13 @@ class Logging:
 class Settings:
     """All settings of ``evae train`` but for data, folder and model."""
 
-    images: ImageOptions
-    recipe: Recipe
-    run: RunOptions
-    compute: Compute
-    logging: Logging
+    images: ImageOptions = ImageOptions()
+    recipe: Recipe = Recipe()
+    run: RunOptions = RunOptions()
+    compute: Compute = Compute()
+    logging: Logging = Logging()
+
+    def flat(self) -> dict[str, Any]:
+        """All settings of a run by name, without those that concern an existing one."""
+        plain = {name: value for group in asdict(self).values() for name, value in group.items()}
+        return {name: value for name, value in plain.items() if name not in ("resume", "overwrite")}
