@@ -157,7 +157,7 @@ class TestEvaluate:
         assert evae("evaluate", trained, "--latents", "mean") == 0
         result = json.loads((trained / "evaluation.json").read_text())
         about = {"version", "model", "data", "split", "count", "images", "transform", "latents", "seed", "repeats"}
-        assert result.keys() == about | {"metrics", "standard_errors", "sections", "per_image"}
+        assert result.keys() == about | {"metrics", "standard_errors", "sections", "weights", "per_image"}
         assert result["sections"].keys() == {"reconstructions", "latents"}
         assert (result["model"], result["data"], result["split"]) == ("EVAE", blobs, "holdout")
         assert (result["count"], result["latents"]) == (16, "mean")
@@ -182,6 +182,15 @@ class TestEvaluate:
 
         assert metrics() == metrics()
         assert metrics()["mse"] != metrics("--seed", 1)["mse"]
+
+    def test_an_evaluation_of_other_weights_is_named(self, trained, tmp_path, capsys):
+        run = shutil.copytree(trained, tmp_path / "a")
+        assert evae("evaluate", run) == 0
+        assert evae("report", run) == 0
+        assert "was trained further" not in capsys.readouterr().err
+        assert evae("train", "--config", run / "config.yaml", "--out", run, "--resume", "auto", "--epochs", 3) == 0
+        assert evae("report", run) == 0
+        assert "was trained further after it was evaluated; evae evaluate" in capsys.readouterr().err.replace("\n", " ")
 
     def test_other_images(self, trained, tmp_path):
         np.save(tmp_path / "other.npy", np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8))
@@ -251,6 +260,13 @@ class TestReconstruct:
         assert "text.png is not an image" in fails("reconstruct", trained, tmp_path / "text.png", *out)
         (tmp_path / "empty").mkdir()
         assert "holds no images" in fails("reconstruct", trained, tmp_path / "empty", *out)
+
+    def test_nested_folders(self, trained, tmp_path):
+        for name in ("a/x.png", "b/c/x.png"):
+            (tmp_path / "in" / name).parent.mkdir(parents=True)
+            Image.new("L", (16, 16), 7).save(tmp_path / "in" / name)
+        assert evae("reconstruct", trained, tmp_path / "in", "--out", tmp_path / "out") == 0
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {"x.png", "x-2.png", "comparison.png"}
 
 
 class TestEncode:

@@ -1,10 +1,4 @@
-"""Kernel-based variational autoencoders and the models they are compared with.
-
-    from evae import EVAE
-    model = EVAE(image_shape=(1, 32, 32), latent_dim=64)
-
-Names are imported when first used, so that ``evae --help`` does not wait for torch.
-"""
+"""Kernel-based variational autoencoders and the models they are compared with: names are imported when first used."""
 
 from importlib import import_module
 from importlib.metadata import version

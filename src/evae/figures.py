@@ -67,4 +67,4 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")

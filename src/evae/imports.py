@@ -7,14 +7,10 @@ from evae.errors import ConfigError, first_line
 
 
 def import_object(path: str, option: str) -> Any:
-    """The object that ``path`` names: "package.module:name", or "package.module.name".
+    """The object that ``path``, given as --``option``, names: "package.module:name", or "package.module.name".
 
-    Args:
-        path: an import path. Python finds the module on ``sys.path``; the command line adds the current folder.
-        option: the option that named it, for the message.
-
-    Raises:
-        ConfigError: the module cannot be imported, or has no such name.
+    Python finds the module on ``sys.path``, to which the command line adds the current folder. ConfigError: it cannot
+    be imported, or has no such name.
     """
     module, separator, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module or not separator or not name:

@@ -182,7 +182,7 @@ def _latent_table(images: Images, start: int, latents: Tensor, class_names: tupl
 def _image_files(images: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, images):
-        found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not found:
             raise DataError(f"{path} holds no images")
         files += found

@@ -38,10 +38,6 @@ def kernels(
         bandwidth: b.
         n: M of eq. (10).
         draws: number of float32 draws that measure the sampling speed.
-
-    Raises:
-        ConfigError: an unknown kernel, or a number that is not positive.
-        RunError: the figures cannot be written.
     """
     checks.one_of("kernel", kernel, KERNELS)
     for name, value in {"support_length": support_length, "bandwidth": bandwidth, "n": n}.items():

@@ -26,11 +26,7 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of all devices from ``seed``; the caller's generators continue afterwards as if unused.
-
-    Raises:
-        ConfigError: it is no seed.
-    """
+    """Random numbers of all devices from ``seed``; the caller's generators continue afterwards as if unused."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(checks.seed(seed))
         yield

@@ -123,6 +123,7 @@ class Options:
             self._add(self.parser.add_argument_group(heading), set(signature(cls).parameters) - skip)
         general: list[Any] = self.parser._action_groups  # type: ignore[assignment]
         general.append(general.pop(1))  # --help and --config come last
+        general[-1].title = "general"
         for action in self.parser._actions:
             if action.dest.endswith(".help"):  # of --model; hyperparameters are listed below
                 action.help = SUPPRESS

@@ -245,7 +245,7 @@ class TestErrors:
         assert not (tmp_path / "out").exists()
 
     def test_runs_that_are_none(self, copied, tmp_path):
-        with pytest.raises(RunError, match="nowhere is no run folder: it does not exist"):
+        with pytest.raises(RunError, match="nowhere is not a run folder: it does not exist"):
             compare([copied / "EVAE", tmp_path / "nowhere"])
         (copied / "WAE" / "evaluation.json").unlink()
         with pytest.raises(RunError, match=r"WAE has not been evaluated; evae evaluate .*WAE does that$"):
@@ -283,7 +283,7 @@ class TestSeeds:
         folders = seeds(EVAE=[1, 1.2, 1.1], WAE=[2, 2.1])
         page = Page(compare(folders, tmp_path / "out") / "comparison.html")
         table, *notes = (tmp_path / "out" / "table.md").read_text().split("\n\n")
-        assert table.splitlines()[2:] == ["| evae | EVAE | 3 | **1.1 ± 0.1** |", "| wae | WAE | 2 | 2.05 ± 0.07 |"]
+        assert table.splitlines()[2:] == ["| evae | EVAE | 3 | **1.1 ± 0.1** |", "| wae | WAE | 2 | 2.05 ± 0.071 |"]
         assert notes[0].startswith("±: standard deviation over seeds where a row has several")
         assert "Welch's t-test over seeds (bce)" in notes[1]
         assert page.bold == ["1.1 ± 0.1"]

@@ -89,7 +89,8 @@ class TestPage:
         assert "histogram of the posteriors' r over" in alts
 
     @pytest.mark.parametrize(
-        ("family", "way", "spread"), [(HVAE, "great circles", "concentration"), (WAE, "straight lines", None)]
+        ("family", "way", "spread"),
+        [(HVAE, "Spherical interpolation", "concentration"), (WAE, "Linear interpolation", None)],
     )
     def test_families(self, family, way, spread, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)

@@ -263,7 +263,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(options, tmp_path, i
 def test_a_run_is_not_made_shorter(options, tmp_path):
     out = train(out=tmp_path / "run", **options)
     before = (out / "config.yaml").read_text()
-    with pytest.raises(RunError, match="has been trained for 3 epochs; --epochs 2 cannot go on with it"):
+    with pytest.raises(RunError, match="has been trained for 3 epochs; --epochs 2 cannot resume it"):
         train(out=out, resume="auto", **options | {"epochs": 2})
     assert (out / "config.yaml").read_text() == before
 

@@ -31,7 +31,7 @@ from evae.models.vae import Latents
 from evae.numerics import resolve_device
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images
-from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
+from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, weights_digest, write_evaluation
 from evae.runs.images import images_for, own_images
 from evae.settings import flat
 
@@ -62,7 +62,7 @@ def evaluate(
         run_folder: the folder of a trained run.
         data: evaluate on these images instead of the run's own, as in evae train; the results go to a file of their
             own, evaluation-DATA.json.
-        images: how other images are cropped and resized; default: to the model's size.
+        images: how other images are read.
         latents: decode samples of each posterior, as in the paper, or its mean.
         seed: random seed of all samples.
         repeats: posterior samples per image, over which its metrics are averaged.
@@ -106,6 +106,7 @@ def evaluate(
         repeats=repeats,
         seed=seed,
         sections=sections,
+        weights=weights_digest(run),
     )
     path = write_evaluation(run, evaluation, values, name)
     if show:

@@ -32,6 +32,7 @@ class Pretrained(
     library_name="evae",
     tags=["variational-autoencoder"],
     paper_url="https://arxiv.org/abs/2405.12783",
+    model_card_template=(Path(__file__).parent / "card.md").read_text(),
 ):
     """A module that records its hyperparameters, and is saved and loaded with them."""
 

@@ -24,7 +24,7 @@ from evae.reporting.pages import render
 from evae.reporting.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
 from evae.reporting.tables import Cell, Grid, latex, markdown, print_grid
 from evae.runs import RunFolder
-from evae.runs.evaluation import Evaluation, read_evaluation
+from evae.runs.evaluation import Evaluation, current_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images
@@ -72,7 +72,7 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
     Args:
         run_folders: the folders of two or more trained runs, each evaluated by evae evaluate.
         out: folder for table.md, table.csv, table.tex and comparison.html; default: comparison.
-        device: where to compute: auto, cpu, cuda, ...
+        device: cpu, cuda or mps; auto: a GPU where there is one.
         seed: seed of the choice of images that are shown.
 
     Returns:
@@ -128,8 +128,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _evaluation(run: RunFolder) -> Evaluation:
     if not run.path.is_dir():
-        raise RunError(f"{run} is no run folder: it does not exist")
-    if (evaluation := read_evaluation(run)) is None:
+        raise RunError(f"{run} is not a run folder: it does not exist")
+    if (evaluation := current_evaluation(run)) is None:
         raise RunError(f"{run} has not been evaluated; evae evaluate {run} does that")
     return evaluation
 

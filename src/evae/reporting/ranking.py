@@ -31,7 +31,7 @@ class Result:
         """A single run's standard error is over images; ± of several is the standard deviation over seeds."""
         if len(self.numbers) == 1:
             return str(self.numbers[0])
-        return f"{self.seeds.mean():.4g} ± {float(f'{self.seeds.std(ddof=1):.1g}'):g}"
+        return f"{self.seeds.mean():.4g} ± {float(f'{self.seeds.std(ddof=1):.2g}'):g}"
 
     @property
     def seeds(self) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from evae.numerics import resolve_device, seeded
 from evae.reporting import charts, pages
 from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
 from evae.runs import RunFolder
-from evae.runs.evaluation import read_evaluation
+from evae.runs.evaluation import current_evaluation, read_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images of a kind; pairs of them; latents
@@ -35,7 +35,7 @@ def report(
         run_folder: the folder of a trained run.
         out: the page; default: report.html in the run folder.
         seed: seed of the samples, and of the choice of images for interpolations.
-        device: where to compute: auto, cpu, cuda, ...
+        device: cpu, cuda or mps; auto: a GPU where there is one.
         model: the run's model, where it cannot be loaded because its class or networks cannot be imported.
 
     Returns:
@@ -48,7 +48,7 @@ def report(
     run = RunFolder(run_folder)
     with seeded(seed):
         model = (run.model() if model is None else model).to(resolve_device(device)).eval()
-    config, evaluation = run.config(), read_evaluation(run)
+    config, evaluation = run.config(), current_evaluation(run)
     others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
     sections = evaluation.sections.values() if evaluation else ()
     rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]

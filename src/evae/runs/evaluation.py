@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from evae.console import warn
 from evae.errors import RunError
 from evae.files import write_atomically
 from evae.runs.folder import RunFolder
@@ -62,7 +63,8 @@ class Evaluation:
     """All that was measured of a run on some images, in sections by name.
 
     ``data``, ``images`` and ``transform`` are the data as the user named them, their fingerprint, and their crop and
-    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled; ``values`` are (count,) by metric.
+    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled; ``values`` are (count,) by metric;
+    ``weights`` is a digest of the model's.
     """
 
     model: str
@@ -75,6 +77,7 @@ class Evaluation:
     repeats: int
     seed: int
     sections: dict[str, Section]
+    weights: str = ""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -163,3 +166,16 @@ def write_evaluation(
     result = evaluation.to_dict() | {"per_image": blake2b(content, digest_size=16).hexdigest()}
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     return path
+
+
+def current_evaluation(run: RunFolder) -> Evaluation | None:
+    """As ``read_evaluation``; a warning says where the model was trained further since."""
+    evaluation = read_evaluation(run)
+    if evaluation and evaluation.weights not in ("", weights_digest(run)):
+        warn(f"{run} was trained further after it was evaluated; evae evaluate {run} measures it again")
+    return evaluation
+
+
+def weights_digest(run: RunFolder) -> str:
+    """Of the file of the run's weights."""
+    return blake2b((run.path / "model.safetensors").read_bytes(), digest_size=16).hexdigest()

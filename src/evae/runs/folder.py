@@ -199,7 +199,7 @@ class RunFolder:
         """Raise RunError where the run has been trained for more than ``epochs``."""
         trained = max((line["epoch"] for line in self.epochs()), default=0)
         if trained > epochs:
-            raise RunError(f"{self} has been trained for {trained} epochs; --epochs {epochs} cannot go on with it")
+            raise RunError(f"{self} has been trained for {trained} epochs; --epochs {epochs} cannot resume it")
 
     def append_metrics(self, line: dict[str, Any], progress: Progress) -> None:
         """Add a line to metrics.jsonl and record its new length in ``progress``."""

@@ -30,8 +30,8 @@ from evae.training.settings import Compute, Logging, Recipe, RunOptions, Setting
 from evae.training.sharding import check_shardable
 
 _CHOSEN_BY_HOLDOUT = (
-    "the best epoch (and --patience) is chosen by the hold-out images, which evae evaluate measures, too; "
-    "--validation 0.1 chooses by a tenth of the training images instead"
+    "the best epoch is chosen by the hold-out images, which evae evaluate also measures; --validation 0.1 chooses it "
+    "by held-back training images instead"
 )
 
 
@@ -88,8 +88,9 @@ def train(
         progress = _run(fabric, network, store, folder, config, settings, deadline)
         if progress is not None:
             trained = progress.step // (len(store.train) // recipe.batch_size)
-            early = f", {recipe.patience} of them without a lower validation loss," if trained < recipe.epochs else ""
-            done = f"{folder}: trained for {trained} epochs{early}; evae evaluate {folder} measures it"
+            early = f", {recipe.patience} of them without a lower validation loss" if trained < recipe.epochs else ""
+            epochs = f"{trained} epoch{'s' * (trained > 1)}"
+            done = f"{folder}: trained for {epochs}{early}; evae evaluate {folder} measures it"
             console.print(done, soft_wrap=True)
     return folder.path
 

@@ -29,11 +29,7 @@ class RunWriter:
         self._drawn = time.monotonic()
 
     def restore(self, trainer: Trainer, images: str) -> Progress:
-        """The progress of the last checkpoint, loaded into the trainer; step 0 where there is none.
-
-        Raises:
-            RunError: the checkpoints cannot be used, or ranks found different ones.
-        """
+        """The progress of the last checkpoint, loaded into the trainer; step 0 where there is none."""
         load = partial(checkpoints.load, self.run, trainer.network, trainer.optimizer, images, trainer.average)
         progress = on_all_ranks(self.fabric, load) or Progress(images)
         if all_reduce_max(self.fabric, progress.step) != -all_reduce_max(self.fabric, -progress.step):
