@@ -81,7 +81,10 @@ def _train(data, out, options):
     train(data, out, resume="auto", devices=2, **SETTINGS | options)
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "gradient_clip": 1.0, "divergence_warmup": 1}])
+MORE = {"ema": 0.9, "gradient_clip": 1.0, "divergence_warmup": 1}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param(MORE, marks=pytest.mark.slow)])
 def test_two_processes_have_the_curve_of_one(cache, blobs, tmp_path, options):
     """Of a deterministic objective."""
     options |= {"model": Deterministic, "precision": "64-true", "log_every": 1, "learning_rate": 3e-3}
