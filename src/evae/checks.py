@@ -1,6 +1,6 @@
 """Checks of settings. Each returns the value it was given, or raises ConfigError with one sentence that names it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TypeVar
 
 from evae.errors import ConfigError
@@ -11,9 +11,8 @@ MAX_COUNT = 2**20
 T = TypeVar("T", bound=str)
 
 
-def one_of(name: str, value: T, choices: Iterable[str]) -> T:
+def one_of(name: str, value: T, choices: Collection[str]) -> T:
     """``value``, one of ``choices``."""
-    choices = list(choices)
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     return value

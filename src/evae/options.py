@@ -63,10 +63,9 @@ class _Formatter(DefaultHelpFormatter):
 
 def _shown(default: Any) -> str:
     """A default as it would be typed."""
-    if isinstance(default, dict) or hasattr(default, "class_path"):
-        path = default["class_path"] if isinstance(default, dict) else default.class_path
-        return str(path).removeprefix("evae.")
-    return f"{default:.6g}" if isinstance(default, float) else str(default)
+    path = default["class_path"] if isinstance(default, dict) else getattr(default, "class_path", "")
+    number = f"{default:.6g}" if isinstance(default, float) else str(default)
+    return str(path).removeprefix("evae.") if path else number
 
 
 def dashed(option: str) -> str:

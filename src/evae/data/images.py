@@ -54,11 +54,7 @@ class Images(Protocol):
         return None
 
     def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """A copy of some images (n, C, H, W).
-
-        Raises:
-            DataError: they cannot be fetched or decoded (streamed images only).
-        """
+        """A copy of some images (n, C, H, W); DataError where streamed ones cannot be fetched or decoded."""
 
 
 @dataclass

@@ -25,8 +25,7 @@ def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
     """Name and values of the parameter of a posterior's width: r, a standard deviation or a concentration."""
     base = coordinates(q)
     normal = ("standard deviation", base.scale) if isinstance(base, Normal) else (None, None)
-    spread: tuple[str | None, Tensor | None] = getattr(base, "spread", normal)
-    return spread
+    return getattr(base, "spread", normal)
 
 
 class SmoothedPrior(Expandable):
@@ -127,8 +126,7 @@ class KernelPosterior(SmoothedPrior):
         """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""
         prior: Literal["uniform", "normal"] = "uniform" if isinstance(self.prior, Uniform) else "normal"
         width = double(self.bandwidth) * double(self.kernel.scale)
-        h = smoothed_entropy(type(self.kernel), prior, width, double(self.support_length))
-        return h.to(self.kernel.loc.dtype)
+        return smoothed_entropy(type(self.kernel), prior, width, double(self.support_length)).to(self.kernel.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln q(value), shape ``value.shape`` broadcast with ``batch_shape``; -inf outside the support.

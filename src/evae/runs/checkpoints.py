@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -177,10 +177,9 @@ def _load_state(
 
 def trained_images(run: RunFolder) -> str | None:
     """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
-    try:
+    with suppress(*_DAMAGE):
         return str(_read_state(run.path / CHECKPOINTS / "last")["progress"]["images"])
-    except _DAMAGE:
-        return None
+    return None
 
 
 def _digest(content: bytes) -> str:

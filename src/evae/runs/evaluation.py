@@ -170,8 +170,7 @@ def write_evaluation(
 
 def current_evaluation(run: RunFolder) -> Evaluation | None:
     """As ``read_evaluation``; a warning says where the model was trained further since."""
-    evaluation = read_evaluation(run)
-    if evaluation and evaluation.weights not in ("", weights_digest(run)):
+    if (evaluation := read_evaluation(run)) and evaluation.weights not in ("", weights_digest(run)):
         warn(f"{run} was trained further after it was evaluated; evae evaluate {run} measures it again")
     return evaluation
 

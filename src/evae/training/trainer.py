@@ -141,10 +141,8 @@ class Trainer:
 
 
 def noise_seed(*numbers: int) -> int:
-    """The seed of the posterior samples of one step: of (seed, epoch, step, rank).
-
-    SeedSequence takes missing numbers for zeros: rank 0 has the noise of a run with one process.
-    """
+    """The seed of the posterior samples of one step, of (seed, epoch, step, rank)."""
+    # SeedSequence takes missing numbers for zeros: rank 0 has the noise of a run with one process.
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
