@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from evae.errors import RunError
@@ -60,3 +61,8 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def digest(content: bytes) -> str:
+    """BLAKE2b of 16 bytes, in hexadecimal: tells whether content is what a record says."""
+    return blake2b(content, digest_size=16).hexdigest()

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from evae.console import warn
 from evae.errors import RunError, first_line
-from evae.files import remove, replace, sync_folder, write_atomically
+from evae.files import digest, remove, replace, sync_folder, write_atomically
 from evae.models import VAE
 from evae.models.pretrained import state_tensors
 from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS, Progress, RunFolder
@@ -136,13 +135,13 @@ def _write_state(
         contents[_AVERAGE] = save_tensors(state_tensors(average))
     for name, content in contents.items():
         write_atomically(checkpoint / name, content)
-    digests = {name: _digest(content) for name, content in contents.items()}
+    digests = {name: digest(content) for name, content in contents.items()}
     body = json.dumps({"version": 1, "progress": asdict(progress), "optimizer": optimizer[1], "digests": digests})
-    write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": _digest(body.encode())}))
+    write_atomically(checkpoint / _STATE, json.dumps({"state": body, "digest": digest(body.encode())}))
 
 
-def _check(name: str, content: bytes, digest: str) -> None:
-    if _digest(content) != digest:
+def _check(name: str, content: bytes, written: str) -> None:
+    if digest(content) != written:
         raise ValueError(f"{name} is not what was written")
 
 
@@ -180,10 +179,6 @@ def trained_images(run: RunFolder) -> str | None:
     with suppress(*_DAMAGE):
         return str(_read_state(run.path / CHECKPOINTS / "last")["progress"]["images"])
     return None
-
-
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=16).hexdigest()
 
 
 def full_tensor(value: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -15,7 +14,8 @@ from safetensors.numpy import load, save
 
 from evae.console import warn
 from evae.errors import RunError
-from evae.files import write_atomically
+from evae.files import digest, write_atomically
+from evae.models.pretrained import WEIGHTS
 from evae.runs.folder import RunFolder
 
 VERSION = 2
@@ -151,7 +151,7 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
     with suppress(OSError, SafetensorError):
         content = path.with_suffix(".safetensors").read_bytes()
-        if blake2b(content, digest_size=16).hexdigest() == result.get("per_image"):
+        if digest(content) == result.get("per_image"):
             evaluation.values.update(load(content))
     return evaluation
 
@@ -163,7 +163,7 @@ def write_evaluation(
     path = run.path / name
     content = save({metric: np.asarray(values, np.float64) for metric, values in per_image.items()})
     write_atomically(path.with_suffix(".safetensors"), content)
-    result = evaluation.to_dict() | {"per_image": blake2b(content, digest_size=16).hexdigest()}
+    result = evaluation.to_dict() | {"per_image": digest(content)}
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     return path
 
@@ -177,4 +177,4 @@ def current_evaluation(run: RunFolder) -> Evaluation | None:
 
 def weights_digest(run: RunFolder) -> str:
     """Of the file of the run's weights."""
-    return blake2b((run.path / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
+    return digest((run.path / WEIGHTS).read_bytes())
