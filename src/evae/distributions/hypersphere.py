@@ -118,6 +118,21 @@ class _RotationSymmetric(Expandable):
     def _cosine_moments(self) -> tuple[Tensor, Tensor]:
         """E cos θ and Var cos θ, float64, each of shape ``batch_shape``."""
 
+    @property
+    @abstractmethod
+    def log_peak(self) -> Tensor:
+        """ln of the density at ``loc``, its largest, float64, shape ``batch_shape``."""
+
+    @abstractmethod
+    def log_ratio(self, value: Tensor) -> Tensor:
+        """ln of the density at ``value`` over that at ``loc``, float64, shape as of ``log_prob``."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln of the density with respect to the sphere's area, shape ``value.shape[:-1]`` with ``batch_shape``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return (self.log_peak + self.log_ratio(value)).to(self.loc.dtype)
+
     @abstractmethod
     def _kl_to_uniform(self) -> Tensor:
         """KL to the uniform distribution, float64, shape ``batch_shape``."""
@@ -211,15 +226,14 @@ class VonMisesFisher(_RotationSymmetric):
         kappa = double(self.concentration)
         return kappa * mean_resultant(kappa, self.dim) - log_partition(kappa, self.dim)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """ln of the density with respect to the sphere's area, shape ``value.shape[:-1]`` with ``batch_shape``."""
-        if self._validate_args:
-            self._validate_sample(value)
+    @property
+    def log_peak(self) -> Tensor:
         kappa = double(self.concentration)
-        # κ μᵀz = κ - κ ‖z - μ‖²/2, which does not lose the difference of z and μ where κ is large
-        squared_distance = (double(value) - double(self.loc)).square().sum(-1)
-        log_density = kappa - log_partition(kappa, self.dim) - kappa * squared_distance / 2 - log_area(self.dim)
-        return log_density.to(self.loc.dtype)
+        return kappa - log_partition(kappa, self.dim) - log_area(self.dim)
+
+    def log_ratio(self, value: Tensor) -> Tensor:
+        # κ μᵀz - κ = -κ ‖z - μ‖²/2, which does not lose the difference of z and μ where κ is large
+        return -double(self.concentration) * (double(value) - double(self.loc)).square().sum(-1) / 2
 
 
 def propose_height(concentration: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -269,14 +283,14 @@ class PowerSpherical(_RotationSymmetric):
         mean_log = math.log(2) + torch.digamma(towards) - torch.digamma(towards + across)
         return kappa * mean_log - self._log_partition(kappa)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """ln of the density with respect to the sphere's area, shape ``value.shape[:-1]`` with ``batch_shape``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        kappa = double(self.concentration)
-        # 1 + μᵀz = ‖z + μ‖²/2
-        log_cosine = ((double(value) + double(self.loc)).square().sum(-1) / 2).log()
-        return (kappa * log_cosine - self._log_partition(kappa) - log_area(self.dim)).to(self.loc.dtype)
+    @property
+    def log_peak(self) -> Tensor:
+        towards, across = self._shapes(double(self.concentration))
+        return _log_beta(across, across) - _log_beta(towards, across) - log_area(self.dim)
+
+    def log_ratio(self, value: Tensor) -> Tensor:
+        # (1 + μᵀz)/2 = ‖z + μ‖²/4
+        return double(self.concentration) * ((double(value) + double(self.loc)).square().sum(-1) / 4).log()
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
