@@ -1,6 +1,6 @@
 """One of each kind of model, by name."""
 
-from evae import EVAE, HVAE, IWAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae import AE, EVAE, HVAE, IWAE, RAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
 
 SHAPE = (1, 16, 16)
 FAMILIES = {
@@ -13,6 +13,9 @@ FAMILIES = {
     "IWAE": IWAE,
     "IWAE, doubly": lambda *args, **kwargs: IWAE(*args, gradient="doubly-reparameterised", **kwargs),
     "WAE": WAE,
+    "AE": AE,
+    "RAE": RAE,
+    "RAE, gradient penalty": lambda *args, **kwargs: RAE(*args, regularisation="gradient-penalty", **kwargs),
     "HVAE": HVAE,
     "PowerSphericalVAE": PowerSphericalVAE,
     "VampVAE": lambda *args, **kwargs: VampVAE(*args, pseudo_inputs=5, **kwargs),

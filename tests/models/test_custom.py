@@ -108,17 +108,19 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_every_family_has_the_shared_hyperparameters_and_no_parts(self, parse, family):
-        for name, value in {"latent_dim": 3, "likelihood": "gaussian", "encoder": BODY, "decoder": DECODER}.items():
+        shared = {"latent_dim": 3, "likelihood": "gaussian", "networks": "rae", "encoder": BODY, "decoder": DECODER}
+        for name, value in shared.items():
             assert getattr(parse("--model", f"evae.{family}", f"--model.{name}", value).init_args, name) == value
-        for part in ("posterior", "pixels", "networks") + (("prior", "objective") if family != "EVAE" else ()):
+        for part in ("posterior", "pixels", "shared") + (("prior", "objective") if family != "EVAE" else ()):
             with pytest.raises(Exception, match=rf"Option '{part}' is not accepted|Key '{part}'"):
                 parse("--model", f"evae.{family}", f"--model.{part}", "x")
 
     def test_a_class_of_ones_own(self, parse):
         arguments = parse(
-            "--model", "tests.models.nets.PaperElbo", "--model.width", 3, "--model.likelihood", "gaussian"
+            *("--model", "tests.models.nets.PaperElbo", "--model.width", 3),
+            *("--model.likelihood", "gaussian", "--model.networks", "rae"),
         )
-        assert {"width": 3, "likelihood": "gaussian"}.items() <= vars(arguments.init_args).items()
+        assert {"width": 3, "likelihood": "gaussian", "networks": "rae"}.items() <= vars(arguments.init_args).items()
 
 
 class TestDryBuild:

@@ -1,13 +1,16 @@
-"""The bodies of Appendix C, layer by layer, and the same pattern at other sizes."""
+"""The networks of Appendix C and of the RAE, layer by layer, and the same patterns at other sizes."""
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
+from evae import EVAE, VAE, VampVAE
 from evae.errors import ConfigError
-from evae.models.networks import SIZES, ConvDecoder, ConvEncoder, count_features
+from evae.models.networks import ARCHITECTURES, SIZES, ConvDecoder, ConvEncoder, count_features
+from tests.models import nets
 
 
 def convolutions(network):
@@ -102,3 +105,82 @@ def test_features_of_a_body_are_counted_without_training_it():
     torch.testing.assert_close(body[1].running_mean, before)
     with pytest.raises(ConfigError, match=r"\(N, F\)"):
         count_features(nn.Identity(), (1, 16, 16))
+
+
+class TestRae:
+    """Those of Ghosh et al.: 4x4 filters at 32 pixels, 5x5 at 64, twice as many channels at every step."""
+
+    @pytest.mark.parametrize(("size", "kernel_size", "last"), [(32, 4, 2), (64, 5, 4)])
+    def test_the_encoder(self, size, kernel_size, last):
+        encoder = ARCHITECTURES["rae"].encoder((3, size, size))
+        widths = [3, 128, 256, 512, 1024]
+        assert convolutions(encoder) == [("Conv2d", i, o, kernel_size, 2) for i, o in pairwise(widths)]
+        assert encoder(torch.zeros(2, 3, size, size)).shape == (2, 1024 * last**2)
+
+    @pytest.mark.parametrize(("size", "kernel_size", "widths"), [(32, 4, [512, 256]), (64, 5, [512, 256, 128])])
+    def test_the_decoder(self, size, kernel_size, widths):
+        decoder = ARCHITECTURES["rae"].decoder((3, size, size), 64)
+        doublings = [("ConvTranspose2d", i, o, kernel_size, 2) for i, o in pairwise([1024, *widths])]
+        assert decoder[0].out_features == 8 * 8 * 1024
+        assert convolutions(decoder) == [*doublings, ("Conv2d", widths[-1], 3, kernel_size, 1)]
+        sizes = [16 << i for i in range(len(widths))]
+        assert feature_sizes(decoder, torch.zeros(2, 64)) == [*sizes, size]
+
+    def test_the_number_of_weights(self):
+        encoder, decoder = (make((1, 32, 32), *d) for make, d in zip(ARCHITECTURES["rae"], [(), (16,)], strict=True))
+        normalisation = 2 * (128 + 256 + 512 + 1024)
+        filters = 16 * (1 * 128 + 128 * 256 + 256 * 512 + 512 * 1024)
+        assert sum(p.numel() for p in encoder.parameters()) == filters + normalisation
+        linear, filters, last = 17 * 65536, 16 * (1024 * 512 + 512 * 256), 16 * 256 + 1
+        assert sum(p.numel() for p in decoder.parameters()) == linear + filters + 2 * (512 + 256) + last
+
+    @pytest.mark.parametrize("kernel_size", [4, 5])
+    def test_the_last_layer_is_a_transposed_convolution_with_same_padding(self, kernel_size):
+        """TensorFlow's: of the (k - 1) pixels too many, the smaller half is cut off at the start."""
+        size = {4: 32, 5: 64}[kernel_size]
+        *_, padding, convolution = ARCHITECTURES["rae"].decoder((1, size, size), 2)
+        x = torch.randn(2, convolution.in_channels, 7, 7)
+        turned = convolution.weight.transpose(0, 1).flip(2, 3)
+        start = (kernel_size - 1) // 2
+        whole = nn.functional.conv_transpose2d(x, turned, convolution.bias)
+        cut = whole[..., start : start + 7, start : start + 7]
+        torch.testing.assert_close(convolution(padding(x)), cut, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("size", [16, 128])
+    def test_other_sizes_have_the_same_pattern(self, size):
+        shape = (1, size, size)
+        encoder, decoder = ARCHITECTURES["rae"].encoder(shape).eval(), ARCHITECTURES["rae"].decoder(shape, 5).eval()
+        with torch.no_grad():
+            assert encoder(torch.rand(1, *shape)).shape == (1, 4096 if size == 16 else 16384)
+            assert decoder(torch.rand(1, 5)).shape == (1, *shape)
+        with pytest.raises(ConfigError, match="16, 32, 64, 128, 256"):
+            ARCHITECTURES["rae"].encoder((1, 48, 48))
+
+
+class TestNetworksByName:
+    """The hyperparameter ``networks``."""
+
+    def test_every_part_uses_them(self, tmp_path):
+        model = VampVAE((1, 16, 16), latent_dim=2, pseudo_inputs=2, networks="rae").eval()
+        assert [type(model.encoder.body), type(model.decoder)] == list(ARCHITECTURES["rae"])
+        model.save_pretrained(tmp_path)
+        loaded = VAE.from_pretrained(tmp_path)
+        assert loaded.hyperparameters["networks"] == "rae"
+        images = torch.rand(2, 1, 16, 16)
+        assert torch.equal(loaded.reconstruct(images), model.reconstruct(images))
+
+    def test_own_networks_replace_them(self):
+        model = EVAE((1, 16, 16), latent_dim=2, networks="rae", encoder=nets.body)
+        assert isinstance(model.encoder.body[0], nn.Flatten)
+        assert type(model.decoder) is ARCHITECTURES["rae"].decoder
+
+    def test_a_file_without_them_is_the_papers(self, tmp_path):
+        EVAE((1, 16, 16), latent_dim=2).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config.pop("networks") == "paper"
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert type(VAE.from_pretrained(tmp_path).decoder) is ConvDecoder
+
+    def test_an_unknown_name(self):
+        with pytest.raises(ConfigError, match="networks must be one of paper, rae, not 'nope'"):
+            EVAE((1, 16, 16), networks="nope")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from scipy import stats
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from evae import HVAE, IWAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE, train
+from evae import AE, HVAE, IWAE, RAE, VAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE, train
 from evae.distributions import VonMisesFisher, maximum_mean_discrepancy
 from evae.errors import ConfigError
-from evae.models.objectives import ImportanceWeighted, MmdPenalty
+from evae.models.objectives import ImportanceWeighted, MmdPenalty, decode_with_gradient, squared_weights
+from evae.runs import RunFolder
 from tests.models.linear_gaussian import SHAPE, linear_model
+from tests.small import trained
 
 SMALL = (1, 16, 16)
 
@@ -142,6 +145,133 @@ class TestMmd:
         torch.testing.assert_close(terms.loss, terms.reconstruction.mean() + 10 * expected.mean())
 
 
+class TestAE:
+    def test_the_loss_is_the_reconstruction(self):
+        model = AE(SMALL, latent_dim=3).double()
+        images = torch.rand(5, *SMALL, dtype=torch.float64)
+        terms = model(images, divergence_weight=0.3)
+        maps = model.decoder(model.encoder.loc(model.encoder.body(images)))
+        bce = nn.functional.binary_cross_entropy_with_logits(maps, images, reduction="none").flatten(1).sum(1)
+        torch.testing.assert_close(terms.reconstruction, bce)
+        assert torch.equal(terms.loss, terms.reconstruction.mean())
+        assert torch.equal(terms.divergence, torch.zeros(5, dtype=torch.float64))
+        assert model.objective.divergence_name == "penalty"
+
+    def test_its_encoder_has_no_spread_and_its_prior_is_the_standard_normal(self):
+        model = AE(SMALL, latent_dim=3)
+        assert (model.posterior(torch.rand(2, *SMALL)).variance == 0).all()
+        assert (model.prior().mean.tolist(), model.prior().variance.tolist()) == ([0] * 3, [1] * 3)
+
+
+def few_units(image_shape, latent_dim):
+    """A decoder of 64 units, of the same layers as the others."""
+    doubling = nn.ConvTranspose2d(4, image_shape[0], kernel_size=4, stride=4)
+    points = nn.Linear(latent_dim, 64), nn.Unflatten(1, (4, 4, 4))
+    return nn.Sequential(*points, nn.BatchNorm2d(4), nn.ReLU(inplace=True), doubling)
+
+
+class TestRAE:
+    @pytest.mark.parametrize("regularisation", ["l2", "gradient-penalty"])
+    def test_the_terms(self, regularisation):
+        model = RAE(SMALL, 3, weight_code=0.7, decoder_decay=0.2, regularisation=regularisation).double()
+        images = torch.rand(5, *SMALL, dtype=torch.float64)
+        torch.manual_seed(4)
+        terms = model(images, divergence_weight=0.5)
+        z = model.encode(images)
+        reconstruction, penalty = -model.likelihood(z).log_prob(images), (z**2).sum(1) / 2
+        torch.testing.assert_close(terms.reconstruction, reconstruction)
+        torch.testing.assert_close(terms.divergence, penalty)
+        torch.manual_seed(4)
+        term = squared_weights(model.decoder) if regularisation == "l2" else decode_with_gradient(model, z)[1]
+        torch.testing.assert_close(terms.loss, (reconstruction + 0.5 * 0.7 * penalty).mean() + 0.2 * term)
+        assert model.objective.divergence_name == "penalty"
+        per_dimension = model.objective.per_dimension(model, model.posterior(images))
+        torch.testing.assert_close(per_dimension.sum(1), penalty)
+
+    def test_the_squared_weights_are_those_of_matrices_and_filters(self):
+        model = RAE(SMALL, latent_dim=3, decoder_decay=2.0).double()
+        layers = [m for m in model.decoder if isinstance(m, nn.Linear | nn.ConvTranspose2d)]
+        assert len(layers) == 4
+        squared = squared_weights(model.decoder)
+        torch.testing.assert_close(squared, sum((m.weight**2).sum() for m in layers))
+        squared.backward()
+        regularised = {name for name, p in model.decoder.named_parameters() if p.grad is not None}
+        assert regularised == {f"{i}.weight" for i, m in enumerate(model.decoder) if m in layers}
+        for layer in layers:
+            torch.testing.assert_close(layer.weight.grad, 2 * layer.weight)
+        assert squared_weights(nn.ReLU()) == 0
+
+    @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+    def test_the_gradient_penalty_is_unbiased(self, likelihood):
+        """Its mean is the squared norm of the whole Jacobian, over the batch, too: 6 standard errors (1 in 10^8)."""
+        model = RAE(SMALL, latent_dim=3, likelihood=likelihood, decoder=few_units).double()
+        z = torch.randn(4, 3, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(lambda z: model.decoder(z).sigmoid(), z)
+        with torch.no_grad():
+            draws = torch.stack([decode_with_gradient(model, z)[1] for _ in range(400)])
+        error = draws.std() / 400**0.5
+        known = (jacobian**2).sum() / 4
+        assert error < 0.1 * known
+        assert (draws.mean() - known).abs() < 6 * error
+
+    def test_the_gradient_of_the_gradient_penalty(self):
+        """Through batch normalisation in training mode and ReLUs in place, against finite differences.
+
+        The Jacobian jumps where a unit's sign changes: few units and short steps, so that 1 run in 10^3 meets one.
+        """
+        model = RAE(SMALL, latent_dim=2, decoder=few_units).double()
+        z = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+
+        def penalty():
+            torch.manual_seed(5)
+            return decode_with_gradient(model, z)[1]
+
+        variables = [z, *model.decoder.parameters()]
+        gradients = torch.autograd.grad(penalty(), variables)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            direction, values = torch.randn_like(variable), []
+            direction /= direction.norm()
+            for step in (1e-6, -1e-6):
+                with torch.no_grad():
+                    variable.add_(direction, alpha=step)
+                    values.append(penalty().item())
+                    variable.sub_(direction, alpha=step)
+            slope = (gradient * direction).sum().item()
+            assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+    @pytest.mark.parametrize("regularisation", ["l2", "gradient-penalty"])
+    def test_the_loss_is_the_same_without_gradients(self, regularisation):
+        model = RAE(SMALL, latent_dim=3, regularisation=regularisation, decoder_decay=0.5).eval()
+        images = torch.rand(4, *SMALL)
+        losses = []
+        for enabled in (True, False):
+            torch.manual_seed(2)
+            with torch.set_grad_enabled(enabled):
+                terms = model(images)
+            assert terms.loss.requires_grad == terms.reconstruction.requires_grad == enabled
+            losses.append(terms.loss)
+        torch.testing.assert_close(*losses)
+
+    def test_without_weights_it_is_an_autoencoder(self):
+        ae = AE(SMALL, latent_dim=3)
+        rae = with_weights_of(RAE(SMALL, latent_dim=3, weight_code=0, decoder_decay=0), ae)
+        images = torch.rand(4, *SMALL)
+        torch.testing.assert_close(rae(images).loss, ae(images).loss)
+
+
+@pytest.mark.parametrize("family", [AE, partial(RAE, regularisation="gradient-penalty", weight_code=2.0)])
+def test_deterministic_autoencoders_train(family, blobs, tmp_path):
+    trained(family, blobs, tmp_path)
+    (line,) = RunFolder(tmp_path).epochs()
+    assert {"penalty", "holdout_penalty", "holdout_loss"} <= line.keys()
+    if family is AE:
+        assert line["penalty"] == 0
+        assert line["loss"] == pytest.approx(line["reconstruction"])
+    else:
+        assert line["holdout_loss"] > line["holdout_reconstruction"] + 2 * line["holdout_penalty"]
+    assert VAE.from_pretrained(tmp_path).sample(2).shape == (2, *SMALL)
+
+
 class TestSphere:
     @pytest.mark.parametrize("family", [HVAE, PowerSphericalVAE])
     def test_codes_and_samples_are_on_the_sphere(self, family):
@@ -229,6 +359,9 @@ class TestVampVAE:
         (WAE, {"scales": []}, "scales must hold"),
         (WAE, {"scales": [1, -1]}, "scales must be positive"),
         (VampVAE, {"pseudo_inputs": 0}, "pseudo_inputs must be"),
+        (RAE, {"weight_code": -1}, "weight_code must be 0 or positive"),
+        (RAE, {"decoder_decay": math.nan}, "decoder_decay must be 0 or positive"),
+        (RAE, {"regularisation": "nope"}, "regularisation must be one of l2, gradient-penalty, not 'nope'"),
     ],
 )
 def test_settings_that_cannot_work(family, settings, message):

@@ -35,6 +35,7 @@ def test_defaults_are_recorded():
         "latent_dim": 64,
         "beta": 2,
         "likelihood": "bernoulli",
+        "networks": "paper",
         "encoder": None,
         "decoder": None,
     }
@@ -219,7 +220,9 @@ class WithObjects(GaussianVAE):
 
 def test_defaults_that_json_cannot_hold_stay_the_defaults(tmp_path):
     model = WithObjects((1, 16, 16), latent_dim=2)
-    assert model.hyperparameters.keys() == {"image_shape", "latent_dim", "likelihood", "encoder", "decoder"}
+    assert model.hyperparameters.keys() == {
+        *("image_shape", "latent_dim", "likelihood", "networks", "encoder", "decoder")
+    }
     model.save_pretrained(tmp_path)
     assert WithObjects.from_pretrained(tmp_path).activation is nn.ReLU
     WithObjects((1, 16, 16), nn.GELU, latent_dim=2).save_pretrained(tmp_path)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from inspect import Parameter, signature
 
 from docstring_parser import parse
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evae.console import Console
 from evae.models.families import FAMILIES, GaussianVAE
 from evae.models.family import Family, Networks
 from evae.models.vae import VAE
@@ -25,7 +25,7 @@ def models() -> None:
     console = Console()
     for name, family in FAMILIES.items():
         console.print(f"[bold]{name}[/bold]  {escape(parse(family.__doc__ or '').short_description or '')}")
-        own = [p for p in signature(family).parameters.values() if p.name not in ("image_shape", "networks", *_SHARED)]
+        own = [p for p in signature(family).parameters.values() if p.name not in ("image_shape", "shared", *_SHARED)]
         console.print(_table(own, family) if own else "  [dim]none of its own[/dim]")
     console.print("[bold]All of them[/bold]  evae train --model NAME --model.HYPERPARAMETER VALUE sets these, too")
     parameters = {**signature(Family).parameters, **signature(GaussianVAE).parameters}

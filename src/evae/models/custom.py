@@ -15,7 +15,7 @@ from evae.errors import ConfigError, EvaeError, first_line
 from evae.imports import import_object
 from evae.models.networks import ImageShape
 
-# "package.module:function", a function, a module, or None for Appendix C's network. Modules are callable, too; a more
+# "package.module:function", a function, a module, or None for evae's network. Modules are callable, too; a more
 # exact type would make the command line list every class of torch.nn.
 OwnNetwork = str | Callable[..., Any] | None
 

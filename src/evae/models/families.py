@@ -12,13 +12,23 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from evae.checks import one_of, positive, whole_number
+from evae.checks import not_negative, one_of, positive, whole_number
 from evae.distributions import KERNELS, Kernel, PowerSpherical, SphericalEpanechnikov, VonMisesFisher
 from evae.errors import ConfigError
 from evae.models.encoders import KernelEncoder, NormalEncoder, PointEncoder, SphereEncoder
 from evae.models.family import Family, Networks
 from evae.models.networks import ImageShape
-from evae.models.objectives import Elbo, ImportanceWeighted, IwaeGradient, KernelPenalty, MmdPenalty, VampElbo
+from evae.models.objectives import (
+    Elbo,
+    ImportanceWeighted,
+    IwaeGradient,
+    KernelPenalty,
+    MmdPenalty,
+    NoPenalty,
+    Regularisation,
+    RegularisedDecoder,
+    VampElbo,
+)
 from evae.models.priors import NormalPrior, SphericalPrior, UniformPrior, VampPrior
 
 PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
@@ -61,7 +71,7 @@ class EVAE(Family):
         objective: Literal["penalty", "elbo"] = "penalty",
         n: float | None = None,
         m: float = 100,
-        **networks: Unpack[Networks],
+        **shared: Unpack[Networks],
     ) -> None:
         kernel_class = _KERNELS[one_of("kernel", kernel, _KERNELS)]
         is_elbo = one_of("objective", objective, ("penalty", "elbo")) == "elbo"
@@ -78,7 +88,7 @@ class EVAE(Family):
             bandwidth=_bandwidth(bandwidth, positive("m", m)),
             learned_bandwidths={"learned": 1, "learned-per-latent": latent_dim}.get(str(bandwidth), 0),
         )
-        super().__init__(image_shape, latent_dim, posterior, p, Elbo() if is_elbo else penalty, **networks)
+        super().__init__(image_shape, latent_dim, posterior, p, Elbo() if is_elbo else penalty, **shared)
         self._is_n_open = n is None and not is_elbo
 
     def prepare(self, images: Callable[[int], Tensor], batch_size: int) -> None:
@@ -114,8 +124,8 @@ class GaussianVAE(Family):
         latent_dim: d, the number of latents.
     """
 
-    def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **networks: Unpack[Networks]) -> None:
-        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), Elbo(), **networks)
+    def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **shared: Unpack[Networks]) -> None:
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), Elbo(), **shared)
 
 
 class BetaVAE(Family):
@@ -129,10 +139,10 @@ class BetaVAE(Family):
     """
 
     def __init__(
-        self, image_shape: ImageShape, latent_dim: int = 64, beta: float = 4.0, **networks: Unpack[Networks]
+        self, image_shape: ImageShape, latent_dim: int = 64, beta: float = 4.0, **shared: Unpack[Networks]
     ) -> None:
         objective = Elbo(weight=positive("beta", beta))
-        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **networks)
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **shared)
 
 
 class IWAE(Family):
@@ -152,11 +162,11 @@ class IWAE(Family):
         latent_dim: int = 64,
         samples: int = 5,
         gradient: IwaeGradient = "standard",
-        **networks: Unpack[Networks],
+        **shared: Unpack[Networks],
     ) -> None:
         gradient = one_of("gradient", gradient, get_args(IwaeGradient))
         objective = ImportanceWeighted(whole_number("samples", samples), gradient)
-        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **networks)
+        super().__init__(image_shape, latent_dim, NormalEncoder, NormalPrior(latent_dim), objective, **shared)
 
 
 class VampVAE(Family):
@@ -171,10 +181,10 @@ class VampVAE(Family):
     """
 
     def __init__(
-        self, image_shape: ImageShape, latent_dim: int = 64, pseudo_inputs: int = 500, **networks: Unpack[Networks]
+        self, image_shape: ImageShape, latent_dim: int = 64, pseudo_inputs: int = 500, **shared: Unpack[Networks]
     ) -> None:
         prior = partial(VampPrior, image_shape=image_shape, pseudo_inputs=whole_number("pseudo_inputs", pseudo_inputs))
-        super().__init__(image_shape, latent_dim, NormalEncoder, prior, VampElbo(), **networks)
+        super().__init__(image_shape, latent_dim, NormalEncoder, prior, VampElbo(), **shared)
 
     @torch.no_grad()
     def prepare(self, images: Callable[[int], Tensor], batch_size: int) -> None:
@@ -201,12 +211,59 @@ class WAE(Family):
         latent_dim: int = 64,
         weight: float = 10.0,
         scales: Sequence[float] = MmdPenalty.scales,
-        **networks: Unpack[Networks],
+        **shared: Unpack[Networks],
     ) -> None:
         if not scales:
             raise ConfigError("scales must hold at least one positive number")
         objective = MmdPenalty([positive("scales", scale) for scale in scales], weight=positive("weight", weight))
-        super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **networks)
+        super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **shared)
+
+
+class AE(Family):
+    """A plain autoencoder: a deterministic encoder, no noise, no penalty; its loss is -ln p(x|z).
+
+    Nothing in its training draws the codes to a prior. ``prior()`` is N(0, 1), and samples from it are of no use:
+    fit a prior to the codes first, `evae fit-prior`. It has no posterior density, so no bound on ln p(x).
+
+    Args:
+        latent_dim: d, the number of latents.
+    """
+
+    def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **shared: Unpack[Networks]) -> None:
+        super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), NoPenalty(), **shared)
+
+
+class RAE(Family):
+    """The regularised autoencoder: no noise, small codes and a regularised decoder (Ghosh et al., ICLR 2020).
+
+    It minimises -ln p(x|z) + weight_code · ½‖z‖² + decoder_decay · R(D). Their likelihood is the squared error, which
+    ``likelihood="gaussian"`` resembles; the default is that of the other families. The default weights are theirs for
+    MNIST, 1e-4 and 1e-7 of means over pixels and latents, as weights of sums. Samples need a prior fitted to the codes,
+    `evae fit-prior`; N(0, 1) is what ``prior()`` returns. It has no posterior density, so no bound on ln p(x).
+
+    Args:
+        latent_dim: d, the number of latents.
+        weight_code: β, at least 0, of half the code's squared norm.
+        decoder_decay: λ, at least 0, of the decoder's regularisation R(D).
+        regularisation: R(D): "l2", the sum of the decoder's squared weights, or "gradient-penalty", the squared norm of
+            the derivative of the decoded image in the code.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 64,
+        weight_code: float = 0.01,
+        decoder_decay: float = 1e-4,
+        regularisation: Regularisation = "l2",
+        **shared: Unpack[Networks],
+    ) -> None:
+        objective = RegularisedDecoder(
+            one_of("regularisation", regularisation, get_args(Regularisation)),
+            not_negative("decoder_decay", decoder_decay),
+            weight=not_negative("weight_code", weight_code),
+        )
+        super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **shared)
 
 
 class HVAE(Family):
@@ -220,10 +277,10 @@ class HVAE(Family):
 
     posterior_family: ClassVar[type[VonMisesFisher | PowerSpherical]] = VonMisesFisher
 
-    def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **networks: Unpack[Networks]) -> None:
+    def __init__(self, image_shape: ImageShape, latent_dim: int = 64, **shared: Unpack[Networks]) -> None:
         whole_number("latent_dim", latent_dim, least=2)
         encoder = partial(SphereEncoder, posterior=self.posterior_family)
-        super().__init__(image_shape, latent_dim, encoder, SphericalPrior(latent_dim), Elbo(), **networks)
+        super().__init__(image_shape, latent_dim, encoder, SphericalPrior(latent_dim), Elbo(), **shared)
 
     def code(self, q: Distribution) -> Tensor:
         """The mean direction: the mean is inside the sphere, where the decoder is not trained."""
@@ -241,5 +298,6 @@ class PowerSphericalVAE(HVAE):
 
 
 FAMILIES: dict[str, type[Family]] = {
-    family.__name__: family for family in (EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, HVAE, PowerSphericalVAE)
+    family.__name__: family
+    for family in (EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE, HVAE, PowerSphericalVAE)
 }

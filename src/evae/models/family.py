@@ -8,10 +8,11 @@ from torch import nn
 from evae.checks import one_of, whole_number
 from evae.models.custom import OwnNetwork, resolve_network
 from evae.models.likelihoods import LIKELIHOODS
-from evae.models.networks import ConvDecoder, ConvEncoder, ImageShape, check_decoder, check_three_sizes
+from evae.models.networks import ARCHITECTURES, ImageShape, check_decoder, check_three_sizes
 from evae.models.vae import VAE, Objective
 
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian"]
+NetworksName = Literal["paper", "rae"]
 
 
 class Networks(TypedDict, total=False):
@@ -19,13 +20,16 @@ class Networks(TypedDict, total=False):
 
     Args:
         likelihood: "bernoulli" (the default, and the paper's), "continuous_bernoulli" or "gaussian".
-        encoder: instead of Appendix C's body, an import path "package.module:function" of a function from (C, H, W) to
+        networks: "paper" (the default) for those of the paper's Appendix C, "rae" for the larger ones of the
+            regularised autoencoder (Ghosh et al., ICLR 2020).
+        encoder: instead of their body, an import path "package.module:function" of a function from (C, H, W) to
             a module from images (N, C, H, W) to features (N, F); from Python also the function, or such a module.
-        decoder: instead of Appendix C's, an import path of a function from (C, H, W) and d to a module from latents
+        decoder: instead of theirs, an import path of a function from (C, H, W) and d to a module from latents
             (N, d) to maps (N, C, H, W); from Python also the function, or such a module.
     """
 
     likelihood: Likelihood
+    networks: NetworksName
     encoder: OwnNetwork
     decoder: OwnNetwork
 
@@ -39,7 +43,7 @@ class Family(VAE):
         posterior: from (body, image_shape, latent_dim) to the encoder.
         prior: the prior, or a function from the encoder to it.
         objective: (model, images, divergence_weight) to Terms.
-        likelihood, encoder, decoder: see ``Networks``.
+        likelihood, networks, encoder, decoder: see ``Networks``.
     """
 
     def __init__(
@@ -50,14 +54,16 @@ class Family(VAE):
         prior: nn.Module | Callable[[nn.Module], nn.Module],
         objective: Objective,
         likelihood: Likelihood = "bernoulli",
+        networks: NetworksName = "paper",
         encoder: OwnNetwork = None,
         decoder: OwnNetwork = None,
     ) -> None:
         image_shape = check_three_sizes(image_shape)
         whole_number("latent_dim", latent_dim)
         pixels = LIKELIHOODS[one_of("likelihood", likelihood, LIKELIHOODS)]()
-        q = posterior(resolve_network("encoder", encoder, ConvEncoder, image_shape), image_shape, latent_dim)
-        maps = resolve_network("decoder", decoder, ConvDecoder, image_shape, latent_dim)
+        defaults = ARCHITECTURES[one_of("networks", networks, ARCHITECTURES)]
+        q = posterior(resolve_network("encoder", encoder, defaults.encoder, image_shape), image_shape, latent_dim)
+        maps = resolve_network("decoder", decoder, defaults.decoder, image_shape, latent_dim)
         if decoder is not None:
             check_decoder(maps, image_shape, latent_dim)
         p = prior if isinstance(prior, nn.Module) else prior(q)

@@ -1,14 +1,19 @@
-"""The convolutional bodies of Appendix C, and the same pattern at other sizes.
+"""Two sets of convolutional networks, by name in ``ARCHITECTURES``, each with one pattern for all sizes.
+
+"paper" is Appendix C's, "rae" that of the regularised autoencoder (Ghosh et al., ICLR 2020), with 18 times
+the weights at 32 pixels, 4 times at 64.
 
 Sizes 16 and 32 have 4x4 filters (MNIST, Fashion-MNIST, CIFAR-10), sizes 64, 128 and 256 have 5x5 filters (CelebA).
-Every encoder halves the image until 2x2 (4x4 from 64 pixels on) and pools; channels double at each step up to 256
-(512 from 64 pixels on). Decoders go the other way. Batch normalisation and ReLU follow every convolution but the last.
+Every encoder halves the image until 2x2 (4x4 from 64 pixels on); channels double at each step up to 256 (512 from 64
+pixels on; "rae" 1024). "paper" then takes means over pixels, "rae" all of them. Decoders go the other way. Batch
+normalisation and ReLU follow every convolution but the last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +48,20 @@ def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
+def _halved(channels: int, size: int, last: int, widest: int, kernel_size: int) -> list[nn.Module]:
+    """Convolutions of stride 2 from ``size`` to ``last`` pixels; channels double at each, up to ``widest``."""
+    halve = partial(nn.Conv2d, kernel_size=kernel_size, stride=2, padding=(kernel_size - 1) // 2, bias=False)
+    steps = (size // last).bit_length() - 1
+    widths = [channels, *(widest >> i for i in reversed(range(steps)))]
+    return [module for i, o in pairwise(widths) for module in _normalised(halve(i, o))]
+
+
+def _doubling(kernel_size: int) -> Callable[..., nn.ConvTranspose2d]:
+    """Transposed convolutions that double the size exactly."""
+    pad, out = (kernel_size - 1) // 2, kernel_size % 2
+    return partial(nn.ConvTranspose2d, kernel_size=kernel_size, stride=2, padding=pad, output_padding=out)
+
+
 class _FromPoint(nn.ConvTranspose2d):
     """A transposed convolution of 1x1 images, (N, I, 1, 1) to (N, O, K, K), without padding.
 
@@ -66,11 +85,7 @@ class ConvEncoder(nn.Sequential):
     def __init__(self, image_shape: ImageShape) -> None:
         channels, size = _channels_and_size(image_shape)
         kernel_size, widest, last = (4, 256, 2) if size < 64 else (5, 512, 4)
-        halve = partial(nn.Conv2d, kernel_size=kernel_size, stride=2, padding=(kernel_size - 1) // 2, bias=False)
-        steps = (size // last).bit_length() - 1
-        widths = [channels, *(widest >> i for i in reversed(range(steps)))]
-        layers = [module for i, o in pairwise(widths) for module in _normalised(halve(i, o))]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*_halved(channels, size, last, widest, kernel_size), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class ConvDecoder(nn.Sequential):
@@ -83,8 +98,7 @@ class ConvDecoder(nn.Sequential):
         channels, size = _channels_and_size(image_shape)
         small = size < 64
         kernel_size, widest, first, reached = (4, 256, 1, 4) if small else (5, 512, 8, 8)
-        pad, out = (kernel_size - 1) // 2, kernel_size % 2
-        double = partial(nn.ConvTranspose2d, kernel_size=kernel_size, stride=2, padding=pad, output_padding=out)
+        double = _doubling(kernel_size)
         # One step of stride 1 (from 1x1 to 4x4, or at 8x8), then doublings.
         start = _FromPoint if small else partial(nn.ConvTranspose2d, padding=2)
         layers: list[nn.Module] = [nn.Linear(latent_dim, widest * first**2), nn.Unflatten(1, (widest, first, first))]
@@ -94,6 +108,55 @@ class ConvDecoder(nn.Sequential):
             layers += _normalised(double(width, width // 2, bias=False))
             width, reached = width // 2, reached * 2
         super().__init__(*layers, double(width, channels))
+
+
+class RaeEncoder(nn.Sequential):
+    """Images (N, C, H, W) to features (N, 4096), or (N, 16384) from 64 pixels on (Ghosh et al., ICLR 2020).
+
+    At 32 and 64 pixels, convolutions of stride 2 to 128, 256, 512 and 1024 channels, all of whose pixels are features.
+    ``image_shape`` is (C, H, W), H = W one of 16, 32, 64, 128, 256; ConfigError for any other.
+    """
+
+    def __init__(self, image_shape: ImageShape) -> None:
+        channels, size = _channels_and_size(image_shape)
+        kernel_size, last = (4, 2) if size < 64 else (5, 4)
+        super().__init__(*_halved(channels, size, last, 1024, kernel_size), nn.Flatten())
+
+
+class RaeDecoder(nn.Sequential):
+    """Latents (N, d) to the likelihood's parameter map (N, C, H, W), before its sigmoid (Ghosh et al., ICLR 2020).
+
+    A linear layer to 1024 maps of 8x8; transposed convolutions of stride 2 to 512, 256, ... channels until the image's
+    size, 256 at 32 pixels, 128 at 64; and one of stride 1 to C channels. Their "same" padding of that one, for 4x4
+    filters, is one pixel more at the start. ``image_shape`` is (C, H, W), H = W one of 16, 32, 64, 128, 256;
+    ConfigError for any other. ``latent_dim`` is d.
+    """
+
+    def __init__(self, image_shape: ImageShape, latent_dim: int) -> None:
+        channels, size = _channels_and_size(image_shape)
+        width, reached, kernel_size = 1024, 8, 4 if size < 64 else 5
+        double = _doubling(kernel_size)
+        layers: list[nn.Module] = [
+            nn.Linear(latent_dim, width * reached**2),
+            nn.Unflatten(1, (width, reached, reached)),
+        ]
+        while reached < size:
+            layers += _normalised(double(width, width // 2, bias=False))
+            width, reached = width // 2, reached * 2
+        # A transposed convolution of stride 1 is a convolution with turned filters; torch's own cannot pad unevenly.
+        before, after = kernel_size // 2, (kernel_size - 1) // 2
+        same = nn.ZeroPad2d((before, after, before, after))
+        super().__init__(*layers, same, nn.Conv2d(width, channels, kernel_size))
+
+
+class Architecture(NamedTuple):
+    """The networks of one name: from (C, H, W), and from (C, H, W) and d."""
+
+    encoder: Callable[[ImageShape], nn.Module]
+    decoder: Callable[[ImageShape, int], nn.Module]
+
+
+ARCHITECTURES = {"paper": Architecture(ConvEncoder, ConvDecoder), "rae": Architecture(RaeEncoder, RaeDecoder)}
 
 
 def count_features(body: nn.Module, image_shape: ImageShape) -> int:

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from evae.distributions import (
@@ -21,6 +21,7 @@ from evae.models.priors import VampPrior
 from evae.models.vae import VAE, Objective, Terms
 
 IwaeGradient = Literal["standard", "doubly-reparameterised"]
+Regularisation = Literal["l2", "gradient-penalty"]
 
 
 @dataclass
@@ -134,3 +135,74 @@ class MmdPenalty(Objective):
         z = q.rsample()
         draws = model.prior().sample((max(100, len(z)),))
         return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])
+
+
+@dataclass
+class NoPenalty(Objective):
+    """-ln p(x|z) alone, an autoencoder's. The divergence, called "penalty", is 0 for every image."""
+
+    divergence_name: ClassVar[str] = "penalty"
+
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
+        return q.mean.new_zeros(q.batch_shape)
+
+
+@dataclass
+class RegularisedDecoder(Objective):
+    """-ln p(x|z) + weight · ½‖z‖² + λ · R(D), a regularised autoencoder's (Ghosh et al., ICLR 2020).
+
+    The divergence, called "penalty", is ½‖z‖². R(D), of the decoder D, has no value per image: it is in the loss alone,
+    and a warm-up of the divergence does not change it. λ is ``decoder_decay``; by ``regularisation`` R(D) is
+
+    - "l2": Σ w² over the decoder's matrices and filters, without biases and batch normalisation;
+    - "gradient-penalty": the mean over images of ‖∂D(z)/∂z‖², the squared Frobenius norm of the Jacobian of the mean
+      image, from one projection vᵀ ∂D(z)/∂z with random signs v: unbiased (Hutchinson 1990), also without gradients,
+      as in validation. In training mode batch normalisation makes an image depend on the other codes of the batch;
+      these derivatives are included.
+    """
+
+    regularisation: Regularisation = "l2"
+    decoder_decay: float = 1e-4
+    _: KW_ONLY
+    weight: float = 0.01
+    divergence_name: ClassVar[str] = "penalty"
+
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
+        return self.per_dimension(model, q).sum(-1)
+
+    def per_dimension(self, model: VAE, q: Distribution) -> Tensor:
+        return q.mean.square() / 2
+
+    def __call__(self, model: VAE, images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+        q = model.posterior(images)
+        z = q.rsample()
+        if self.regularisation == "l2":
+            likelihood, regulariser = model.likelihood(z), squared_weights(model.decoder)
+        else:
+            likelihood, regulariser = decode_with_gradient(model, z)
+        reconstruction = -likelihood.log_prob(images)
+        divergence = self.divergence(model, q)
+        loss = (reconstruction + divergence_weight * self.weight * divergence).mean() + self.decoder_decay * regulariser
+        return Terms(reconstruction, divergence, loss)
+
+
+def squared_weights(network: nn.Module) -> Tensor | int:
+    """Σ w² over the matrices and filters of a network, not its biases and normalisation: a scalar, 0 if it has none."""
+    return sum(weight.square().sum() for weight in network.parameters() if weight.ndim > 1)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it cannot differentiate twice
+def decode_with_gradient(model: VAE, z: Tensor) -> tuple[Distribution, Tensor]:
+    """p(x|z) of codes (N, d), and an unbiased estimate of the mean over images of ‖∂E[x|z]/∂z‖², a scalar.
+
+    Without gradients the estimate is the same number, and has none itself.
+    """
+    is_trained = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not z.requires_grad:
+            z = z.detach().requires_grad_()
+        likelihood = model.likelihood(z)
+        mean = likelihood.mean
+        signs = torch.randint_like(mean, 2) * 2 - 1
+        (gradient,) = torch.autograd.grad((signs * mean).sum(), z, create_graph=is_trained)
+    return likelihood, gradient.square().sum() / len(z)
