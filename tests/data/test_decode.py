@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from evae.data.decode import BadImageError, decode, shorter_side
+from evae.data.levels import Scaling
 from evae.errors import DataError
 
 
@@ -132,4 +134,64 @@ def test_damaged_bytes_never_escape_as_other_errors():
 def test_shorter_side():
     assert shorter_side(encoded(flat("L", 0))) == 20
     with pytest.raises(BadImageError):
+        shorter_side(b"x")
+
+
+def tiff(stored, bits, photometric):
+    """A grey TIFF without compression."""
+    height, width = stored.shape
+    data = stored.astype("<u2" if bits > 8 else "u1").tobytes()
+    entries = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 122)]
+    entries += [(277, 3, 1), (278, 4, height), (279, 4, len(data))]
+    tags = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4) + data
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_zero_is_white_or_black_at_all_depths(bits, photometric):
+    ramp = np.mgrid[0:32, 0:32][1] * 8
+    stored = ramp * (257 if bits == 16 else 1)
+    stored = (2**bits - 1 - stored) if photometric == 0 else stored
+    assert np.array_equal(decode(tiff(stored, bits, photometric), 32)[0], ramp)
+
+
+@pytest.mark.parametrize(("value", "message"), [(70_000, "beyond 16 bits"), (-1, "beyond 16 bits")])
+def test_whole_numbers_beyond_16_bits(value, message):
+    with pytest.raises(BadImageError, match=message):
+        decode(encoded(flat("I", value), "TIFF"), 8)
+
+
+def test_one_scaling_for_all_floats():
+    image = encoded(flat("F", 0.5), "TIFF")
+    assert decode(image, 8, scaling=Scaling(floats=255))[0, 0, 0] == 128
+    assert decode(image, 8, scaling=Scaling(floats=1))[0, 0, 0] == 0
+
+
+def test_zeros_and_ones_are_scaled_before_they_are_resized():
+    checks = (np.indices((8, 8)).sum(0) % 2).astype(np.uint8)
+    pixels = decode(checks, 4, scaling=Scaling(bytes=255))
+    assert abs(pixels.astype(int) - 127).max() <= 3
+
+
+def test_other_metadata_does_not_spoil_a_turned_picture():
+    """A resolution that is a text, beside the orientation."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    tags = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x11A, 2, 3, b"72\0\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    upright = decode(encoded(Image.fromarray(pixels), "JPEG", exif=exif), 16)
+    assert upright[:, :, :4].mean() < 20
+    assert upright[:, :, -4:].mean() > 235
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode frame 0"), AssertionError(), KeyError("x")])
+def test_any_error_of_a_decoder_is_a_bad_image(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadImageError, match="cannot be decoded"):
+        decode(b"x", 8)
+    with pytest.raises(BadImageError, match="cannot be decoded"):
         shorter_side(b"x")

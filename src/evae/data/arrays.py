@@ -1,18 +1,43 @@
 """Images from numpy files: .npy with one array, .npz with several."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from evae.data.rows import NO_LABEL, Row, Source, existing, label, listing_key, natural_size, splits_of, words
+from evae.data.account import LeftOut
+from evae.data.labels import Label, as_label
+from evae.data.rows import BY_CONTENT, Findings, Row, Source, existing, listed, listing_key, natural_size
+from evae.data.splits import choose, words
 from evae.errors import DataError, first_line
 
 _LABELS = {"y", "label", "labels", "mask", "masks"}
+_MAX_LOADED = 2**31  # bytes of an array that is read whole
+_ROUNDING = 0.5 / 255  # beyond [0, 1] that rounds to 0 or 255
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array of a file, known by its header and read when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    rows: Callable[[], Iterator[NDArray[Any]]]  # one after the other, with little memory
+    load: Callable[[], NDArray[Any]]
+
+    @property
+    def may_be_images(self) -> bool:
+        """(N, H, W) or (N, H, W, C) of numbers."""
+        return len(self.shape) in (3, 4) and self.dtype.kind in "biuf"
 
 
 def arrays(data: str) -> Source | None:
@@ -20,68 +45,145 @@ def arrays(data: str) -> Source | None:
     path = existing(data)
     if path is None or not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         return None
-    loaded = _load_arrays(data, path)
-    images = {name: array for name, array in loaded.items() if array.ndim in (3, 4) and not words(name) & _LABELS}
+    members, left_out = _members(data, path)
+    images = {name: m for name, m in members.items() if m.may_be_images and not _LABELS & set(words(name))}
     if not images:
-        shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in loaded.items())
-        raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes}")
-    splits = splits_of({name: words(name) for name in images})
-    if None in splits.values() and len(splits) > 1:
+        shapes = ", ".join(f"{name or 'array'} {member.shape}" for name, member in members.items())
+        raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes or 'none'}")
+    splits = choose(images)
+    if not splits and len(images) > 1:
         raise DataError(
             f"--data {data} has several arrays of images ({', '.join(images)}), none of them named train and test"
         )
-    chosen = [(_pixels(data, images[name]), _labels(loaded, name), split) for name, split in splits.items()]
+    chosen = {name: _channels_last(data, images[name]) for name in splits or images}
+    labels = {name: _labels_name(members, name) for name in chosen}
 
     def rows() -> Iterator[Row]:
         number = count()
-        for pixels, labels, split in chosen:
-            for image, code in zip(pixels, labels, strict=True):
-                yield Row(str(next(number)), _to_uint8(data, image), label(code), split)
+        for name, to_image in chosen.items():
+            codes = _read_labels(members, labels[name], images[name].shape[0])
+            for image, code in zip(images[name].rows(), codes, strict=True):
+                yield Row(str(next(number)), _to_uint8(data, to_image(image)), code, splits.get(name))
 
-    total = sum(len(pixels) for pixels, _, _ in chosen)
+    total = sum(images[name].shape[0] for name in chosen)
     if not total:
         raise DataError(f"--data {data} has no images")
-    return Source(data, f"arrays {listing_key([path], path.parent)}", total, rows, size=natural_size(rows()))
+    used = {*chosen, *labels.values()}
+    unused = [name for name in members if name not in used and name not in images]
+    if unused:
+        left_out = [*left_out, LeftOut("arrays that are neither images nor their labels", len(unused), unused[0])]
+    found = Findings(
+        files={f"images of {name or 'the array'} ({images[name].dtype})": images[name].shape[0] for name in chosen},
+        left_out=tuple(left_out),
+        unused=tuple(name for name in images if name not in chosen),
+        splits_from=f"the arrays {listed(list(splits))}" if splits else BY_CONTENT,
+        labels_from=listed(sorted(filter(None, labels.values()))),
+    )
+    key = f"arrays {listing_key([path], path.parent)}"
+    return Source(data, key, total, rows, size=natural_size(rows()), found=found)
 
 
-def _load_arrays(data: str, path: Path) -> dict[str, NDArray[Any]]:
+def _members(data: str, path: Path) -> tuple[dict[str, _Member], list[LeftOut]]:
+    """The arrays by name, and what cannot be read without unpickling."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
+        if path.suffix.lower() == ".npy" or not is_zipfile(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return {"": _Member(array.shape, array.dtype, lambda: iter(array), lambda: array)}, []
+        with ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            members = {name.removesuffix(".npy"): _packed(path, archive, name) for name in names}
     except Exception as error:  # of many kinds: damage of the zip or of a header, sizes beyond all memory
         raise DataError(f"--data {data} is no array file that can be read ({first_line(error)})") from error
+    pickled = [name for name, member in members.items() if member is None]
+    left_out = (
+        [LeftOut("pickled arrays, which are never opened", len(pickled), pickled[0], lost=False)] if pickled else []
+    )
+    return {name: member for name, member in members.items() if member is not None}, left_out
 
 
-def _pixels(data: str, array: NDArray[Any]) -> NDArray[Any]:
-    """(N, H, W) or (N, H, W, C), of uint8, bool or floats."""
-    if 0 in array.shape[1:]:
-        raise DataError(f"--data {data}: images of shape {array.shape[1:]} have no pixels")
-    if array.dtype not in (bool, np.uint8) and not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"--data {data}: images of type {array.dtype}; uint8, or floats in [0, 1], are needed")
-    if array.ndim == 3 or array.shape[-1] in (1, 3, 4):
-        return array
-    if array.shape[1] in (1, 3, 4):
-        return array.transpose(0, 2, 3, 1)
-    raise DataError(f"--data {data}: an array of shape {array.shape} has no axis of 1, 3 or 4 channels")
+def _packed(path: Path, archive: ZipFile, name: str) -> _Member | None:
+    """An array of a .npz file; None where it would have to be unpickled."""
+    with archive.open(name) as file:
+        shape, fortran, dtype = _header(file)
+        size, start = prod(shape) * dtype.itemsize, file.tell()
+    if dtype.hasobject:
+        return None
+    if archive.getinfo(name).file_size != start + size:
+        raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes, its header says {start + size:,}")
+
+    def load() -> NDArray[Any]:
+        if size > _MAX_LOADED:
+            raise DataError(f"{path}: {name} would take {size:,} bytes of memory; save it as .npy, in C order")
+        with _named(path), ZipFile(path) as opened, opened.open(name) as file:
+            return npy.read_array(file, allow_pickle=False)
+
+    def rows() -> Iterator[NDArray[Any]]:
+        if fortran:
+            yield from load()
+            return
+        with _named(path), ZipFile(path) as opened, opened.open(name) as file:
+            file.read(start)
+            for _ in range(shape[0]):
+                yield np.frombuffer(file.read(size // shape[0]), dtype).reshape(shape[1:])
+
+    return _Member(shape, dtype, rows, load)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Any error in reading an array file as a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # of zipfile, zlib and numpy
+        raise DataError(f"{path} is damaged ({first_line(error)})") from error
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type."""
+    version = npy.read_magic(file)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(file)
+    if version == (2, 0):
+        return npy.read_array_header_2_0(file)
+    raise ValueError(f"version {version[0]}.{version[1]} of the .npy format")
+
+
+def _channels_last(data: str, images: _Member) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What makes (H, W) or (H, W, C) of a row; images of uint8, bool or floats."""
+    shape, dtype = images.shape, images.dtype
+    if 0 in shape[1:]:
+        raise DataError(f"--data {data}: images of shape {shape[1:]} have no pixels")
+    if dtype not in (bool, np.uint8) and not np.issubdtype(dtype, np.floating):
+        raise DataError(f"--data {data}: images of type {dtype}; uint8, or floats in [0, 1], are needed")
+    if len(shape) == 3 or shape[-1] in (1, 3, 4):
+        return lambda image: image
+    if shape[1] in (1, 3, 4):
+        return lambda image: image.transpose(1, 2, 0)
+    raise DataError(f"--data {data}: an array of shape {shape} has no axis of 1, 3 or 4 channels")
 
 
 def _to_uint8(data: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        extremes = f"[{pixels.min():.3g}, {pixels.max():.3g}]"
-        raise DataError(f"--data {data}: floating-point images must be in [0, 1], not {extremes}")
-    return (pixels * 255.0).round().astype(np.uint8)
+    low, high = pixels.min(), pixels.max()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise DataError(f"--data {data}: floating-point images must be in [0, 1], not [{low}, {high}]; scale them")
+    return (pixels * 255.0).round().clip(0, 255).astype(np.uint8)
 
 
-def _labels(arrays: dict[str, NDArray[Any]], images: str) -> list[int]:
-    """The labels beside an array of images: y_train for x_train, train_labels for train_images, ..."""
+def _labels_name(members: dict[str, _Member], images: str) -> str:
+    """The labels beside an array of images: y_train for x_train, train_labels for train_images, ...; "" for none."""
     for old, new in (("x", "y"), ("images", "labels"), ("data", "labels"), ("image", "label")):
         name = re.sub(rf"(?<![a-zA-Z]){old}(?![a-zA-Z])", new, images)
-        labels = arrays.get(name) if name != images else None
-        if labels is not None and labels.size == len(arrays[images]) and np.issubdtype(labels.dtype, np.integer):
-            return labels.ravel().tolist()
-    return [NO_LABEL] * len(arrays[images])
+        labels = members.get(name) if name != images else None
+        if labels and labels.dtype.kind in "biufUS" and prod(labels.shape) == members[images].shape[0]:
+            return name
+    return ""
+
+
+def _read_labels(members: dict[str, _Member], name: str, total: int) -> list[Label]:
+    if not name:
+        return [None] * total
+    return [as_label(code) for code in members[name].load().ravel().tolist()]

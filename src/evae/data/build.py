@@ -1,49 +1,58 @@
 """Decoding a source into a store: once, in parallel, into a folder that is written whole or not at all."""
 
 import json
-import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from io import BufferedWriter
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from rich.filesize import decimal
 
 from evae.console import console, progress
-from evae.data.decode import BadImageError, decode
+from evae.data.account import Account, LeftOut
 from evae.data.images import Split
-from evae.data.rows import Row, Source, listed, read_content
+from evae.data.labels import NO_LABEL, encode
+from evae.data.levels import Levels, Scaling, too_dark
+from evae.data.record import DamagedStoreError, FileRecord, Record
+from evae.data.rows import Source, listed
 from evae.data.sources import absolute
+from evae.data.workers import Decoded, Plan, decode_all
 from evae.errors import DataError
 
-_CHUNK = 256  # images per task
-_MANY = 5000  # images for which starting processes, a second, is worth it
 
-
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """The description of a store; None where there is no store or a damaged one."""
+def usable(folder: Path, quiet: bool = False) -> Record | None:
+    """The record of a store; None where there is none to be used, with a sentence where it has to be made again."""
     try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        for split, count in meta["count"].items():
-            size, *_ = [(folder / f"{split}{end}").stat().st_size for end in (".u8", "-labels.npy", "-names.json")]
-            if size != count * math.prod(meta["image_shape"]):
-                return None
-        return meta
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        record = Record.read(folder)
+    except DamagedStoreError as error:
+        why = f"the decoded images in {folder} are damaged ({error}); decoding them again"
+    else:
+        if record is None or not any(map(_readable, record.unread)):
+            return record
+        why = "some files that could not be read before can be read now; decoding again"
+    if not quiet:
+        console.print(why, soft_wrap=True)
+    return None
 
 
-def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> dict[str, Any]:
-    """``read_meta`` of a store that is built under a lock: of two processes one builds and the other waits."""
+def _readable(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+    """``usable`` of a store that is built under a lock: of two processes one builds and the other waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
@@ -52,15 +61,27 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         console.print("another process is decoding these images; waiting for it")
         lock.acquire()
     with lock:
-        if meta := read_meta(folder):
-            return meta
+        if record := usable(folder, quiet=True):
+            return record
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
-        with TemporaryDirectory(".tmp", f"{folder.name}.", folder.parent, ignore_cleanup_errors=True) as temporary:
-            meta = _build(source, size, crop, skip_bad, Path(temporary))
+        with _temporary(folder) as temporary:
+            record = _build(source, size, crop, skip_bad, temporary)
             os.replace(temporary, folder)
-        return meta
+    console.print(str(record.account), soft_wrap=True)
+    return record
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, with the permissions that the user gives new folders; deleted if it is left."""
+    path = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
@@ -70,32 +91,21 @@ def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
         raise DataError(f"{len(bad)} bad {noun}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
 
 
-class _Image(NamedTuple):
-    """What is known of a decoded image besides its pixels."""
-
-    name: str
-    label: int
-    split: Split | None
-    digest: bytes  # of its undecoded content
-
-
-# The file of n images' pixels (n, 3, size, size), too large to be sent between processes, the images, whether all are
-# grey, and "name reason" of each undecodable image.
-_Chunk = tuple[Path, list[_Image], bool, list[str]]
-
-
 class _Writer:
     """Appends the images of one split, with three channels; ``finish`` keeps one channel where all are grey."""
 
     def __init__(self, file: BufferedWriter) -> None:
         self.file, self.path = file, Path(file.name)
-        self.images = list[_Image]()
+        self.images = list[Decoded]()
+        self.brightest = 0
 
-    def add(self, image: _Image, pixels: NDArray[np.uint8]) -> None:
+    def add(self, image: Decoded, pixels: NDArray[np.uint8]) -> None:
         self.file.write(pixels.data)
         self.images.append(image)
+        self.brightest = max(self.brightest, int(pixels.max()))
 
-    def finish(self, size: int, grey: bool) -> None:
+    def finish(self, size: int, grey: bool, labels: NDArray[np.int64]) -> dict[str, FileRecord]:
+        """Write all that belongs to the split; the records of its files by name."""
         self.file.close()
         if grey:
             one = self.path.with_suffix(".grey")
@@ -104,25 +114,91 @@ class _Writer:
                     first.write(all_three.read(3 * size * size)[: size * size])
             os.replace(one, self.path)
         stem = self.path.with_suffix("")
-        np.save(f"{stem}-labels.npy", np.array([image.label for image in self.images], np.int64))
+        np.save(f"{stem}-labels.npy", labels)
         Path(f"{stem}-names.json").write_text(json.dumps([image.name for image in self.images]))
+        ends = (".u8", "-labels.npy", "-names.json")
+        return {f"{stem.name}{end}": FileRecord.of(Path(f"{stem}{end}")) for end in ends}
 
 
-def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> dict[str, Any]:
-    fingerprint, grey, skipped = blake2b(source.key.encode() if source.stream else b"", digest_size=16), True, []
-    first: tuple[Split, _Image, NDArray[np.uint8]] | None = None  # for a split that the split by content left empty
+class _Pass(NamedTuple):
+    """What one pass over all images of a source has found."""
+
+    writers: dict[Split, _Writer]
+    fingerprint: str
+    skipped: list[str]
+    unread: list[str]
+    levels: Levels
+    colour: int
+    cropped: int
+
+
+def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+    _check_space(source, size, folder)
+    scaling = Scaling()
+    found = _decode(source, Plan(size, crop, scaling), skip_bad, folder)
+    wanted = found.levels.scaling(source.name)
+    if wanted != scaling:  # known only after all images were seen
+        scaling = wanted
+        found = _decode(source, Plan(size, crop, scaling), skip_bad, folder)
+    for split, writer in found.writers.items():
+        if not writer.images:
+            skipped = found.skipped
+            why = f" ({len(skipped)} cannot be decoded: {listed(skipped, '; ')})" if skipped else ""
+            raise DataError(f"--data {source.name} has no usable image for the {split} split{why}")
+    images = [image for writer in found.writers.values() for image in writer.images]
+    labels, class_names = encode([image.label for image in images], source.class_names)
+    files, start = dict[str, FileRecord](), 0
+    for writer in found.writers.values():
+        files |= writer.finish(size, not found.colour, labels[start : start + len(writer.images)])
+        start += len(writer.images)
+    record = Record(
+        source=absolute(source.name),
+        image_shape=(3 if found.colour else 1, size, size),
+        count={split: len(writer.images) for split, writer in found.writers.items()},
+        class_names=class_names,
+        fingerprint=found.fingerprint,
+        skipped=tuple(found.skipped),
+        unread=tuple(found.unread),
+        transform={"size": size, "crop": crop},
+        scaling=scaling,
+        account=_account(source, found, labels, class_names, scaling),
+        files=files,
+    )
+    record.write(folder)
+    return record
+
+
+def _check_space(source: Source, size: int, folder: Path) -> None:
+    """Raise DataError where the decoded images do not fit on the disk."""
+    needed, free = source.count * 3 * size**2, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"the image cache in {folder.parent} needs {decimal(needed)} for {source.count:,} images of {source.name} "
+            f"and has {decimal(free)}; free some space or set EVAE_CACHE to another disk"
+        )
+
+
+def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
+    """Decode all images into one file per split."""
+    fingerprint = blake2b(source.key.encode() if source.stream else b"", digest_size=16)
+    if plan.scaling.bytes != 1:
+        fingerprint.update(b"0 and 1")
+    skipped, unread, levels, colour, cropped = list[str](), list[str](), Levels(), 0, 0
+    first: tuple[Split, Decoded, NDArray[np.uint8]] | None = None  # for a split that the split by content left empty
     splits_here: tuple[Split, ...] = ("holdout",) if source.stream else ("train", "holdout")
     with ExitStack() as files, progress() as bar:
         writers = {s: _Writer(files.enter_context((folder / f"{s}.u8").open("wb"))) for s in splits_here}
         task = bar.add_task(f"decoding {source.name}", total=source.count)
-        for path, images, all_grey, bad in _decode_all(source, size, crop, folder):
-            bar.advance(task, len(images) + len(bad))
-            skipped += bad
+        for chunk in decode_all(source, plan, folder):
+            bar.advance(task, len(chunk.images) + len(chunk.bad))
+            skipped += chunk.bad
+            unread += chunk.unread
             check_bad_images(skipped, skip_bad)
-            grey = grey and all_grey
-            pixels = np.fromfile(path, np.uint8).reshape(-1, 3, size, size)
-            path.unlink()
-            for image, its_pixels in zip(images, pixels, strict=True):
+            levels.add(chunk.levels)
+            colour, cropped = colour + chunk.colour, cropped + chunk.cropped
+            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, 3, plan.size, plan.size)
+            chunk.path.unlink()
+            for image, its_pixels in zip(chunk.images, pixels, strict=True):
                 by_content: Split = "holdout" if int.from_bytes(image.digest) % 10 == 0 else "train"  # one in ten
                 split = image.split or by_content
                 fingerprint.update(split.encode() + image.digest)
@@ -133,51 +209,49 @@ def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: 
         if first is not None:
             empty = [split for split, writer in writers.items() if not writer.images]
             writers[empty[0] if len(empty) == 1 else first[0]].add(*first[1:])
-        for split, writer in writers.items():
-            if not writer.images:
-                why = f" ({len(skipped)} cannot be decoded: {listed(skipped, '; ')})" if skipped else ""
-                raise DataError(f"--data {source.name} has no usable image for the {split} split{why}")
-            writer.finish(size, grey)
-    meta = {
-        "source": absolute(source.name),
-        "image_shape": [1 if grey else 3, size, size],
-        "count": {split: len(writer.images) for split, writer in writers.items()},
-        "class_names": source.class_names,
-        "fingerprint": fingerprint.hexdigest(),
-        "skipped": skipped,
-        "transform": {"size": size, "crop": crop},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return meta
+    return _Pass(writers, fingerprint.hexdigest(), skipped, unread, levels, colour, cropped)
 
 
-def _decode_all(source: Source, size: int, crop: int | None, folder: Path) -> Iterator[_Chunk]:
-    """The images in order, decoded a few chunks ahead, by one process per available CPU."""
-    # Much of Pillow is Python: threads decode small images no faster than one, but start faster than processes.
-    rows = source.rows()
-    chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
-    backend = "loky" if source.count >= _MANY else "threading"
-    workers = Parallel(n_jobs=-1, backend=backend, batch_size=1, max_nbytes=None, return_as="generator")
-    yield from workers(
-        delayed(_decode_chunk)(chunk, size, crop, folder / f"{number}.chunk") for number, chunk in enumerate(chunks)
+def _account(
+    source: Source, found: _Pass, labels: NDArray[np.int64], class_names: tuple[str, ...], scaling: Scaling
+) -> Account:
+    """What was found in a source."""
+    codes, numbers = np.unique(labels[labels != NO_LABEL], return_counts=True)
+    names = [class_names[code] if code < len(class_names) else str(code) for code in codes.tolist()]
+    digests = [np.array([int.from_bytes(i.digest) for i in w.images], np.uint64) for w in found.writers.values()]
+    dark = too_dark({split: writer.brightest for split, writer in found.writers.items()})
+    about = source.found
+    many = [f"the labels from {about.labels_from} have too many values for classes"] if _lost(found, labels) else []
+    return Account(
+        source=source.name,
+        files=about.files,
+        left_out=left_out(source, found.skipped),
+        splits={split: len(writer.images) for split, writer in found.writers.items()},
+        splits_from=about.splits_from,
+        labels_from=about.labels_from if names else "",
+        classes=dict(zip(names, numbers.tolist(), strict=True)),
+        unlabelled=int((labels == NO_LABEL).sum()),
+        values=found.levels.described(scaling),
+        channels=3 if found.colour else 1,
+        colour=found.colour,
+        cropped=found.cropped,
+        duplicates=int(np.isin(digests[1], digests[0]).sum()) if len(digests) == 2 else 0,
+        notes=about.notes,
+        warnings=(*about.doubts, *filter(None, [dark]), *many),
     )
 
 
-def _decode_chunk(rows: list[Row], size: int, crop: int | None, path: Path) -> _Chunk:
-    pixels = np.empty((len(rows), 3, size, size), np.uint8)
-    images, grey, bad = list[_Image](), True, list[str]()
-    for row in rows:
-        try:
-            content = read_content(row.payload)
-            decoded = decode(content, size, crop)
-        except BadImageError as error:
-            bad.append(f"{ascii(row.name)[1:-1]} {error}")
-            continue
-        except DataError as error:
-            raise DataError(f"image {row.name} {error}") from error
-        pixels[len(images)] = decoded
-        grey = grey and len(decoded) == 1
-        raw = content if isinstance(content, bytes) else content.tobytes()
-        images.append(_Image(row.name, row.label, row.split, blake2b(raw, digest_size=8).digest()))
-    pixels[: len(images)].tofile(path)
-    return path, images, grey, bad
+def _lost(found: _Pass, labels: NDArray[np.int64]) -> bool:
+    """Whether there are labels of which none became a class."""
+    given = any(i.label not in (None, NO_LABEL) for writer in found.writers.values() for i in writer.images)
+    return given and bool((labels == NO_LABEL).all())
+
+
+def left_out(source: Source, skipped: Sequence[str]) -> tuple[LeftOut, ...]:
+    """All that is not read of a source."""
+    unused, entries = source.found.unused, list(source.found.left_out)
+    if unused:
+        entries.append(LeftOut("parts that are neither the training nor the hold-out split", len(unused), unused[0]))
+    if skipped:
+        entries.append(LeftOut("bad images", len(skipped), skipped[0]))
+    return tuple(entries)

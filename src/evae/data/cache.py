@@ -17,7 +17,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from evae import checks
-from evae.console import warn
+from evae.console import console, warn
+from evae.data.record import DamagedStoreError, Record
 from evae.errors import ConfigError, DataError
 
 # All that evae writes to the cache: stores with their locks, and features; unfinished ones end with .tmp.
@@ -29,9 +30,18 @@ _GRACE = 3600  # seconds for which an unfinished file may still be being written
 
 
 def cache_folder() -> Path:
-    """$EVAE_CACHE, or evae in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evae"
-    return Path(os.environ.get("EVAE_CACHE", default))
+    """$EVAE_CACHE, or evae in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache); an empty variable is none.
+
+    Raises:
+        DataError: neither variable is set and there is no home folder.
+    """
+    try:
+        if own := os.environ.get("EVAE_CACHE", "").strip():
+            return Path(own).expanduser()
+        users = os.environ.get("XDG_CACHE_HOME", "").strip()
+        return (Path(users) if users else Path.home() / ".cache") / "evae"
+    except RuntimeError as error:
+        raise DataError("there is no home folder for the cache of images; set EVAE_CACHE to a folder") from error
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,18 @@ class Entry:
             return False
 
 
-def cache(prune: bool = False, older_than: float | None = None, max_size: float | None = None) -> None:
-    """List the decoded image caches; --prune deletes those that are not needed.
+def cache(
+    prune: bool = False, older_than: float | None = None, max_size: float | None = None, verify: bool = False
+) -> None:
+    """List the decoded image caches; --prune deletes those that are not needed, --verify those that are damaged.
 
     Args:
         prune: delete what was not used for --older-than days, and the least recently used until the cache takes at most
             --max-size gigabytes; also what killed processes left behind. Do not prune what a running command uses.
         older_than: days since the last use.
         max_size: gigabytes (10⁹ bytes).
+        verify: read all decoded images and compare them with their digests; damaged ones are named and deleted, so that
+            they are decoded again when they are needed.
 
     Raises:
         ConfigError: an option is not valid, or --prune has no criterion, or a criterion no --prune.
@@ -88,6 +102,8 @@ def cache(prune: bool = False, older_than: float | None = None, max_size: float 
         raise ConfigError("--older-than and --max-size need --prune")
     root = cache_folder()
     entries, deleted = _entries(root), list[Entry]()
+    if verify:
+        entries = [entry for entry in entries if not _is_damaged(entry)]
     for entry in sorted(entries, key=lambda entry: (not entry.unfinished, entry.used)) if prune else []:
         age = time.time() - entry.used
         is_old = older_than is not None and age > older_than * 86400
@@ -98,6 +114,18 @@ def cache(prune: bool = False, older_than: float | None = None, max_size: float 
     if prune:
         _show(deleted, f"deleted from {root}")
     _show(entries, f"in {root}")
+
+
+def _is_damaged(entry: Entry) -> bool:
+    """Whether a store is damaged; then it is named, and deleted."""
+    if entry.images is None:
+        return False
+    try:
+        Record.read(entry.path, thoroughly=True)
+        return False
+    except DamagedStoreError as error:
+        console.print(f"{entry.path} is damaged ({error}) and deleted", soft_wrap=True)
+        return entry.delete()
 
 
 def _entries(root: Path) -> list[Entry]:
@@ -143,8 +171,8 @@ def _entry(path: Path) -> Iterator[Entry]:
 
 def _show(entries: Sequence[Entry], where: str) -> None:
     """A table of 80 columns on standard output."""
-    console = Console(markup=False, highlight=False, emoji=False)
-    console.print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'} {where}", soft_wrap=True)
+    output = Console(markup=False, highlight=False, emoji=False)
+    output.print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'} {where}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, show_footer=True)
     table.add_column("data", "total", overflow="fold")
     table.add_column("images", justify="right", no_wrap=True)
@@ -156,4 +184,4 @@ def _show(entries: Sequence[Entry], where: str) -> None:
         images = "" if entry.images is None else f"{entry.images:,}"
         table.add_row(title, images, decimal(entry.size), str(day), entry.path.name[:12])
     if entries:
-        console.print(table)
+        output.print(table)

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from evae.data.images import Split
-from evae.data.rows import Source, split_names
+from evae.data.rows import BY_CONTENT, Findings, Source
+from evae.data.splits import choose
 from evae.data.tables import arrow_source, in_memory
 from evae.errors import DataError, first_line
 
@@ -40,17 +41,26 @@ def hub_source(data: str, dataset: HubDataset) -> Source:
         "; without a network, download it elsewhere "
         f"(hf download --repo-type dataset {dataset.id} --local-dir FOLDER) and pass that folder",
     )
-    train, holdout = split_names(set(splits))
-    chosen: dict[str, Split | None] = {next(iter(splits)): None}
-    if train:
-        chosen = {train: "train", dataset.holdout or holdout: "holdout"}
+    chosen = hub_splits(list(splits), dataset)
     tables = []
     for name, split in chosen.items():
         metadata = splits[name].features.arrow_schema.metadata  # with the names of the labels
-        tables.append((in_memory(splits[name].with_format("arrow")[:].replace_schema_metadata(metadata)), split))
+        table = splits[name].with_format("arrow")[:].replace_schema_metadata(metadata)
+        tables.append((in_memory(table, f"the split {name}"), split))
     fingerprints = " ".join(splits[name]._fingerprint for name in chosen)
-    source = arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, dataset.crop)
-    return replace(source, unused=() if dataset.holdout else tuple(sorted(set(splits) - set(chosen))))
+    unused = () if dataset.holdout else tuple(sorted(set(splits) - set(chosen)))
+    divided = None not in chosen.values()
+    found = Findings(unused=unused, splits_from=f"the splits {' and '.join(chosen)}" if divided else BY_CONTENT)
+    roots = (str(datasets.config.HF_CACHE_HOME), str(datasets.config.HF_DATASETS_CACHE))
+    return arrow_source(data, f"hub {dataset.id} {fingerprints}", tables, found, dataset.crop, roots)
+
+
+def hub_splits(names: list[str], dataset: HubDataset) -> dict[str, Split | None]:
+    """The splits to read; where there are not both, the first one alone."""
+    chosen: dict[str, Split | None] = {**choose(names)}
+    if dataset.holdout and chosen:
+        chosen = {name: split for name, split in chosen.items() if split == "train"} | {dataset.holdout: "holdout"}
+    return chosen or {names[0]: None}
 
 
 def from_hub(load: Callable[[], T], failure: str, advice: str = "") -> T:

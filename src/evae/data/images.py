@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.batches import batch_indices
+from evae.errors import DataError
 
 Split = Literal["train", "validation", "holdout"]
 
@@ -72,11 +74,20 @@ class ImageSet(Images):
 
     def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         """A copy of some images; the mapped pages they were on are released, lest a process seem to need them all."""
+        path = self.folder / f"{self.split}.u8"
+        if path.stat().st_size < prod(self.shape):  # else the system would kill the process
+            raise DataError(f"{path} was cut short while it was in use; run the command again")
         images = np.array(self.images[rows])
         mapped: object = self.images.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
         return images
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """A copy of one image (C, H, W), as torch's DataLoader asks for; ``labels`` has its label."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} images, none with the index {index}")
+        return np.array(self.images[index])
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

@@ -2,26 +2,74 @@
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evae.data.decode import BadImageError, shorter_side
+from evae.data.account import LeftOut
+from evae.data.decode import BadImageError, UnreadableError, shorter_side
 from evae.data.images import Images, Split
+from evae.data.labels import Label
+from evae.data.levels import Scaling
+from evae.data.scan import kinds, scan
+from evae.data.splits import Division, divide
 from evae.errors import DataError, first_line
 
-_HOLDOUT_NAMES = ("test", "validation", "valid", "val", "holdout", "eval")
-NO_LABEL = -1
+BY_CONTENT = "one image in ten held out, by its content"
 MAX_NAMED = 5  # files named in a message
 
-T = TypeVar("T")
+MAX_FILE = 2**30  # bytes of an encoded image
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A file that a row of a table names; it has to lie below one of the folders ``roots``."""
+
+    path: str
+    roots: tuple[str, ...]
+
+
+Payload = Path | Reference | bytes | NDArray[np.uint8]  # a file, its content, or pixels
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a source before its images are decoded, for the account.
+
+    Attributes:
+        files: number of files or rows, by kind.
+        left_out: what is not read, and why.
+        unused: splits, folders or files that are neither the training nor the hold-out split.
+        splits_from, labels_from: where splits and labels come from.
+        notes: choices that are told once.
+        doubts: choices that may be wrong, which are told at every opening.
+    """
+
+    files: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    unused: tuple[str, ...] = ()
+    splits_from: str = BY_CONTENT
+    labels_from: str = ""
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How streamed images are read: as the hold-out images were decoded."""
+
+    image_shape: tuple[int, int, int]
+    crop: int | None
+    skip_bad: bool
+    scaling: Scaling | None
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,8 +77,8 @@ class Row:
     """One undecoded image."""
 
     name: str
-    payload: Path | bytes | NDArray[np.uint8]  # a file, its content, or pixels
-    label: int
+    payload: Payload
+    label: Label
     split: Split | None  # None where the source has none of its own
 
 
@@ -45,44 +93,47 @@ class Source:
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ...; empty where labels have none
     size: int = 64  # to resize to unless the user says otherwise
     crop: int | None = None  # likewise, side of the centre crop; None: the shorter side
-    # Where training images are streamed: makes them of (image_shape, crop, skip_bad), and all rows are hold-out images.
-    stream: Callable[[tuple[int, int, int], int | None, bool], Images] | None = None
-    unused: tuple[str, ...] = ()  # splits, folders or files that are neither the training nor the hold-out split
+    # Where training images are streamed: makes them, and all rows are hold-out images.
+    stream: Callable[[StreamOptions], Images] | None = None
+    found: Findings = Findings()
+    column: str = ""  # of images, where they are in a table
+    with_column: Callable[[str], "Source"] | None = None  # the same with another column of images
 
 
-def read_content(payload: Path | bytes | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
-    """The encoded image or the pixels of a payload; BadImageError where the file cannot be read."""
-    if not isinstance(payload, Path):
+def read_content(payload: Payload) -> bytes | NDArray[np.uint8]:
+    """The encoded image or the pixels of a payload.
+
+    Raises:
+        UnreadableError: the file cannot be read now.
+        BadImageError: it is no regular file, too large, or not below the data's own folder.
+    """
+    if isinstance(payload, bytes | np.ndarray):
         return payload
     try:
-        return payload.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        raise BadImageError(f"cannot be read ({getattr(error, 'strerror', error)})") from error
+        return _read_regular(_below(payload) if isinstance(payload, Reference) else payload)
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL in its name
+        raise BadImageError(f"cannot be read ({error})") from error
 
 
-def label(code: object) -> int:
-    """The class that a value of a column of labels stands for."""
-    return code if isinstance(code, int) and 0 <= code < 2**63 else NO_LABEL
+def _below(reference: Reference) -> Path:
+    for root in reference.roots:
+        path = os.path.realpath(os.path.join(root, reference.path))
+        if os.path.commonpath([path, os.path.realpath(root)]) == os.path.realpath(root):
+            return Path(path)
+    raise BadImageError(f"names the file {ascii(reference.path)[:200]}, which is not below the data's own folder")
 
 
-def split_names(names: set[str]) -> tuple[str, str]:
-    """Which of ``names``, in any case, are the training and the hold-out split; ("", "") where there are not both."""
-    lower = {name.lower(): name for name in names}
-    holdout = next((lower[name] for name in _HOLDOUT_NAMES if name in lower), "")
-    return (lower["train"], holdout) if "train" in lower and holdout else ("", "")
-
-
-def words(name: str) -> set[str]:
-    """The words of a name, in lower case."""
-    return set(re.split(r"[^a-z]+", name.lower()))
-
-
-def splits_of(names: Mapping[T, set[str]]) -> dict[T, Split | None]:
-    """The split that the names of each key tell, without keys that tell none; None for all where there are not both."""
-    train, holdout = split_names(set().union(*names.values()))
-    if not train:
-        return dict.fromkeys(names)
-    return {key: "train" if train in own else "holdout" for key, own in names.items() if own & {train, holdout}}
+def _read_regular(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:  # a pipe without a writer would block otherwise
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("is no regular file")
+        if status.st_size > MAX_FILE:
+            raise BadImageError(f"has {status.st_size:,} bytes, more than {MAX_FILE:,}")
+        return file.read(MAX_FILE)
 
 
 def natural_size(rows: Iterator[Row]) -> int:
@@ -107,33 +158,56 @@ def existing(data: str) -> Path | None:
         raise DataError(f"--data {data[:80]!r} is no path ({first_line(error)})") from error
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Every file that is not hidden, through links to folders too, each folder once."""
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            files = (Path(folder) / name for name in names if not name.startswith("."))
-            yield from (file for file in files if file.is_file())
-        seen.add(real)
-
-
-def with_suffix(path: Path, *suffixes: str) -> list[Path]:
-    """The file, or all in the folder, sorted, that have one of these suffixes in any case."""
-    files = sorted(walk(path)) if path.is_dir() else [path] if path.is_file() else []
-    return [file for file in files if file.suffix.lower() in suffixes]
-
-
 def listing_key(files: Sequence[Path], root: Path) -> str:
     """Digest of names, sizes and modification times: as cheap as git's index, and as sensitive to change."""
-    listing = [(f.relative_to(root).as_posix(), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+    try:
+        listing = [(f.relative_to(root).as_posix(), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); it was there a moment ago") from error
     return blake2b(json.dumps(listing).encode(), digest_size=16).hexdigest()
 
 
-def files_by_split(path: Path, *suffixes: str) -> tuple[dict[Path, Split | None], str, tuple[str, ...]]:
-    """``with_suffix`` with the splits that the files' names tell, their ``listing_key``, and files without a split."""
-    root = path if path.is_dir() else path.parent
-    names = {file: file.relative_to(root).as_posix() for file in with_suffix(path, *suffixes)}
-    splits = splits_of({file: words(name) for file, name in names.items()})
-    return splits, listing_key(list(names), root), tuple(name for file, name in names.items() if file not in splits)
+@dataclass(frozen=True)
+class TableFiles:
+    """Files of tables with the splits that their names tell."""
+
+    root: Path
+    splits: dict[Path, Split | None]
+    key: str  # the ``listing_key`` of all
+    found: Findings
+
+
+def files_by_split(path: Path, *suffixes: str) -> TableFiles:
+    """The file, or the files of a folder, with one of these suffixes, and the splits that names tell.
+
+    The names of files count first, then those of the folders from the top.
+    """
+    scanned = scan(path)
+    files = scanned.with_suffix(*suffixes)
+    names = {file: scanned.relative(file) for file in files}
+    parts = {file: (*Path(name).parent.parts, file.stem) for file, name in names.items()}
+    deepest = max(map(len, parts.values()), default=0)
+    division = divide(parts, strict=False, levels=[-1, *range(deepest)])
+    unused = tuple(name for file, name in names.items() if file not in division.splits)
+    found = Findings(
+        files={f"{suffix} files": count for suffix, count in kinds(files).items()},
+        left_out=(*scanned.left_out, *(scanned.others(files) if path.is_dir() else ())),
+        unused=unused,
+        splits_from=told_by("the names of files" if division.level == -1 else "folders", division),
+        doubts=split_doubts(division),
+    )
+    return TableFiles(scanned.root, division.splits, listing_key(files, scanned.root), found)
+
+
+def told_by(what: str, division: Division[Any]) -> str:
+    """Where splits come from, for the account."""
+    if division.level is None:
+        return BY_CONTENT
+    return f"{what}: {listed(sorted(division.names))}"
+
+
+def split_doubts(division: Division[Any]) -> tuple[str, ...]:
+    """What looks like splits and is not taken."""
+    if not division.ignored:
+        return ()
+    return (f"{listed(division.ignored)}: these names look like splits and are not taken as such",)

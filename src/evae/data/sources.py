@@ -3,16 +3,17 @@
 from contextlib import suppress
 from pathlib import Path
 
+from evae.data.account import warned
 from evae.data.arrays import arrays
 from evae.data.builtin import BUILT_IN, builtin
-from evae.data.folders import image_folder
 from evae.data.hub import hub
-from evae.data.rows import Source, existing, walk
+from evae.data.local import local
+from evae.data.rows import Source, existing
+from evae.data.scan import scan
 from evae.data.streams import PREFIX, streamed
-from evae.data.tables import parquet
 from evae.errors import DataError
 
-SOURCES = (builtin, streamed, image_folder, parquet, arrays, hub)  # each None for what it does not know
+SOURCES = (builtin, streamed, local, arrays, hub)  # each None for what it does not know
 
 
 def find_source(data: str | Path) -> Source:
@@ -36,8 +37,10 @@ def find_source(data: str | Path) -> Source:
         known = f"a built-in name ({', '.join(BUILT_IN)})"
         why = f"is no file or folder that exists, nor {known}, nor a dataset id of the form owner/name"
     elif path.is_dir():
-        count = sum(1 for _ in walk(path))
-        why = f"holds {count} files, but no images or Parquet files" if count else "is an empty folder"
+        scanned = scan(path)
+        count, lost = len(scanned.files), warned([*scanned.left_out, *scanned.others([])])
+        why = f"holds {count} files, but no images or Parquet files" if count or lost else "is an empty folder"
+        why += f": {lost}" if lost else ""
     else:
         why = "is neither a folder nor a .parquet, .arrow, .npz or .npy file"
     raise DataError(f"--data {data} {why}")

@@ -12,18 +12,21 @@ from typing import Literal, get_args
 import numpy as np
 
 from evae import checks
-from evae.console import warn
-from evae.data.build import build_once, check_bad_images, read_meta
+from evae.console import console, warn
+from evae.data.account import Account, warned
+from evae.data.build import build_once, check_bad_images, left_out, usable
 from evae.data.cache import cache_folder
 from evae.data.images import Images, ImageSet, Subset
-from evae.data.rows import listed
+from evae.data.levels import Scaling
+from evae.data.record import META, Record
+from evae.data.rows import Source, StreamOptions, listed
 from evae.data.sources import find_source
-from evae.errors import ConfigError, DataError
+from evae.errors import ConfigError, DataError, RunError
 
 OnBadImage = Literal["skip", "error"]
 
 MAX_IMAGE_SIZE = 4096
-_VERSION = 2  # of the files in a store; another version is another folder
+_VERSION = 3  # of the files in a store; another version is another folder
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,14 @@ class ImageOptions:
             pixels, else 32).
         crop: side of the centre crop in the images' own pixels (default: the largest square; celeba: 140).
         on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
+        image_column: column of images of Parquet and Arrow files and of the hub, where there are several (default:
+            told when they are decoded).
     """
 
     image_size: int | None = None
     crop: int | None = None
     on_bad_image: OnBadImage = "skip"
+    image_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Store:
             images and of the names, sizes and times of all files.
         skipped: "name reason" of each undecodable image.
         transform: size and centre crop of the images, {"size", "crop"}.
+        scaling: how values became 8 bits.
+        account: what was found and every choice that was made; ``print(store.account)`` shows it.
         validation: training images held back by ``split_validation``.
     """
 
@@ -66,6 +74,8 @@ class Store:
     fingerprint: str
     skipped: tuple[str, ...]
     transform: dict[str, int | None]
+    scaling: Scaling
+    account: Account
     validation: Images | None = None
 
     def split_validation(self, fraction: float, seed: int) -> "Store":
@@ -93,9 +103,13 @@ class Store:
 
 
 def open_store(
-    data: str | Path, image_size: int | None = None, crop: int | None = None, on_bad_image: OnBadImage = "skip"
+    data: str | Path,
+    image_size: int | None = None,
+    crop: int | None = None,
+    on_bad_image: OnBadImage = "skip",
+    image_column: str | None = None,
 ) -> Store:
-    """The images of ``data``, decoding them first if the cache does not have them.
+    """The images of ``data``, decoding them first if the cache does not have them; then the account is printed.
 
     Args:
         data: see ``find_source``.
@@ -103,6 +117,8 @@ def open_store(
         crop: side of the centre crop in the images' pixels; None: the source's own choice, else the shorter side.
         on_bad_image: "skip" skips undecodable images with a warning that has their number and the first five names;
             "error" stops.
+        image_column: the column of images of a table; None: the one that datasets' metadata, its name or its content
+            tells.
 
     Raises:
         ConfigError: an option is not valid.
@@ -110,38 +126,69 @@ def open_store(
     """
     check_transform(image_size, crop)
     skip_bad = checks.one_of("on_bad_image", on_bad_image, get_args(OnBadImage)) == "skip"
-    source = find_source(data)
+    source = _with_column(find_source(data), image_column)
     size = source.size if image_size is None else image_size
     crop = source.crop if crop is None else crop
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     try:
-        meta = read_meta(folder) or build_once(source, size, crop, skip_bad, folder)
+        record = usable(folder) or build_once(source, size, crop, skip_bad, folder)
     except OSError as error:
-        hint = "; free some space or set EVAE_CACHE to another disk" if error.errno == errno.ENOSPC else ""
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; free some space or set EVAE_CACHE to another disk" if is_full else ""
         reason = error.strerror or error
         raise DataError(f"the image cache in {folder.parent} cannot be used ({reason}){hint}") from error
     with suppress(OSError):  # of a read-only cache
-        os.utime(folder / "meta.json")  # the last use, for evae cache
-    if source.unused:
-        warn(f"--data {data}: left out, as neither the training nor the hold-out split: {listed(source.unused)}")
-    check_bad_images(meta["skipped"], skip_bad)
-    if skipped := meta["skipped"]:
-        noun = "image" if len(skipped) == 1 else "images"
-        warn(f"{len(skipped)} bad {noun} skipped: {listed(skipped, '; ')}")
-    channels, height, width = meta["image_shape"]
-    shape = channels, height, width
-    train = ImageSet(folder, "train", (meta["count"].get("train", 0), *shape))
+        os.utime(folder / META)  # the last use, for evae cache
+    record = _tell(record, source, folder, skip_bad)
+    shape, scaling = record.image_shape, record.scaling
+    train = ImageSet(folder, "train", (record.count.get("train", 0), *shape))
+    options = StreamOptions(shape, crop, skip_bad, scaling, record.class_names)
     return Store(
         source=source.name,
-        train=source.stream(shape, crop, skip_bad) if source.stream else train,
-        holdout=ImageSet(folder, "holdout", (meta["count"]["holdout"], *shape)),
+        train=source.stream(options) if source.stream else train,
+        holdout=ImageSet(folder, "holdout", (record.count["holdout"], *shape)),
         image_shape=shape,
-        class_names=tuple(meta["class_names"]),
-        fingerprint=meta["fingerprint"],
-        skipped=tuple(skipped),
-        transform=meta["transform"],
+        class_names=record.class_names,
+        fingerprint=record.fingerprint,
+        skipped=record.skipped,
+        transform=record.transform,
+        scaling=scaling,
+        account=record.account,
     )
+
+
+def _with_column(source: Source, column: str | None) -> Source:
+    """The source with the user's choice of a column."""
+    if column is None or column == source.column:
+        return source
+    if source.with_column is None:
+        raise ConfigError(f"--image-column {column} is for tables; --data {source.name} has no columns")
+    return source.with_column(column)
+
+
+def _tell(record: Record, source: Source, folder: Path, skip_bad: bool) -> Record:
+    """Warn of what may be wrong, and tell what is left out now and was not when the images were decoded."""
+    data, found, skipped = source.name, source.found, record.skipped
+    if found.unused:
+        warn(f"--data {data}: left out, as neither the training nor the hold-out split: {listed(found.unused)}")
+    if lost := warned(found.left_out):
+        warn(f"--data {data}: not read: {lost}")
+    for sentence in record.account.warnings:
+        warn(f"--data {data}: {sentence}")
+    check_bad_images(skipped, skip_bad)
+    if skipped:
+        noun = "image" if len(skipped) == 1 else "images"
+        warn(f"{len(skipped)} bad {noun} skipped: {listed(skipped, '; ')}")
+    now = left_out(source, skipped)
+    if now == record.account.left_out:
+        return record
+    if new := [entry for entry in now if entry not in record.account.left_out and not entry.lost]:
+        console.print(f"--data {data}: left out: {'; '.join(map(str, new))}", soft_wrap=True)
+    record = record.accounted(replace(record.account, left_out=now))
+    with suppress(OSError, RunError):  # of a read-only cache
+        record.write(folder)
+    return record
 
 
 def check_transform(image_size: int | None, crop: int | None) -> None:

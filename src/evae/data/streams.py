@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from evae.console import progress, warn
 from evae.data.batches import Groups
 from evae.data.builtin import ON_HUB
+from evae.data.columns import label_column
 from evae.data.decode import BadImageError, decode
-from evae.data.hub import HubDataset, from_hub
+from evae.data.hub import HubDataset, from_hub, hub_splits
 from evae.data.images import Images
-from evae.data.rows import MAX_NAMED, NO_LABEL, Source, existing, files_by_split, label, read_content, split_names
-from evae.data.tables import Table, arrow_source, check_columns, failure_named, image_column, label_column, payload
+from evae.data.labels import as_label, classes_of
+from evae.data.rows import MAX_NAMED, Findings, Source, StreamOptions, existing, files_by_split, read_content
+from evae.data.tables import Table, arrow_source, check_columns, failure_named, payload, rows_per_batch, validated
 from evae.errors import DataError
 
 PREFIX = "hf-stream:"
@@ -47,32 +49,40 @@ class RowGroup:
         """These columns in this order, 256 rows at a time."""
         with failure_named(self.url), fsspec.open(self.url, "rb") as file:
             parquet = pq.ParquetFile(file, metadata=self.metadata, pre_buffer=True)
-            for batch in parquet.iter_batches(256, row_groups=[self.number], columns=columns):
-                yield batch.select(columns)
+            rows = rows_per_batch(self.url, self.metadata, columns)
+            read = parquet.iter_batches(rows, row_groups=[self.number], columns=columns)
+            yield from validated(batch.select(columns) for batch in read)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """All of one column."""
         return pa.chunked_array([batch.column(0) for batch in self.read([name])])
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Row groups of training images, and where their images are."""
+
+    groups: list[RowGroup]
+    column: str  # of images
+    roots: tuple[str, ...]  # folders below which the files lie that rows may name
+
+
 class StreamedImages(Images):
     """Training images of some row groups, fetched and decoded to (C, H, W) when they are read: see ``Images``.
 
     The row groups read last are kept in memory, as many as three windows of an epoch have. An undecodable image is
-    replaced by the next decodable one of its row group, or an error where ``skip_bad`` is false.
+    replaced by the next decodable one of its row group, or an error where ``options.skip_bad`` is false.
     """
 
-    def __init__(
-        self, groups: list[RowGroup], image_shape: tuple[int, int, int], crop: int | None, skip_bad: bool
-    ) -> None:
+    def __init__(self, stream: Stream, options: StreamOptions) -> None:
+        groups = stream.groups
         counts, sizes = np.array([g.count for g in groups]), np.array([g.size for g in groups])
-        self.split, self.shape = "train", (int(counts.sum()), *image_shape)
+        self.split, self.shape = "train", (int(counts.sum()), *options.image_shape)
         self.bad: set[int] = set()
         self.is_local = False
-        self._groups, self._crop, self._skip_bad = groups, crop, skip_bad
+        self._groups, self._column, self._roots, self._options = groups, stream.column, stream.roots, options
         self._order = Groups(counts, sizes, _WINDOW)
-        schema = groups[0].metadata.schema.to_arrow_schema()
-        self._column, self._label = image_column(groups[0].url, schema), label_column(schema)
+        self._label, _ = label_column(groups[0].metadata.schema.to_arrow_schema())
         self._held: dict[int, Future[pa.ChunkedArray]] = {}  # the least recently used first
         self._bytes, self._most = 0, 3 * (_WINDOW + int(sizes.max()))
         self._lock = Lock()
@@ -114,10 +124,11 @@ class StreamedImages(Images):
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """Reads the column of all files."""
-        if self._label is None:
-            return np.full(len(self), NO_LABEL)
-        columns = self._fetching.map(lambda group: group.column(self._label), self._groups)
-        return np.array([label(code) for column in columns for code in column.to_pylist()], np.int64)
+        if (name := self._label) is None:
+            return classes_of([None] * len(self), ())
+        columns = self._fetching.map(lambda group: group.column(name), self._groups)
+        values = [as_label(code) for column in columns for code in column.to_pylist()]
+        return classes_of(values, self._options.class_names)
 
     @cached_property
     def names(self) -> list[str]:
@@ -149,12 +160,14 @@ class StreamedImages(Images):
         for number in chain(range(index, start + count), range(start, index)):
             try:
                 cell = content if number == index else self._fetched(group).result()[number - start].as_py()
-                image = decode(read_content(payload(cell)), size, self._crop)
+                image = decode(
+                    read_content(payload(cell, self._roots)), size, self._options.crop, self._options.scaling
+                )
                 if len(image) <= channels:
                     return image
                 raise BadImageError("is in colour, but all hold-out images are grey")
             except BadImageError as error:
-                if not self._skip_bad:
+                if not self._options.skip_bad:
                     raise DataError(f"training image {number} {error} (--on-bad-image skip replaces it)") from error
                 self.bad.add(number)
                 reason = reason or f"training image {number} {error}"
@@ -173,12 +186,12 @@ def streamed(data: str) -> Source | None:
     root = existing(name)
     if root is None:
         return _hub_stream(data, ON_HUB.get(name, HubDataset(name)))
-    splits, key, _ = files_by_split(root.resolve(), ".parquet")
-    if not splits:
+    files = files_by_split(root.resolve(), ".parquet")
+    if not files.splits:
         raise DataError(f"--data {data} holds no Parquet files; leave out {PREFIX} to decode it first")
-    train = [str(file) for file, split in splits.items() if split != "holdout"]
-    holdout = [str(file) for file, split in splits.items() if split == "holdout"]
-    return _stream(data, train, holdout, key)
+    train = [str(file) for file, split in files.splits.items() if split != "holdout"]
+    holdout = [str(file) for file, split in files.splits.items() if split == "holdout"]
+    return _stream(data, train, holdout, files.key, files.found, (str(files.root),))
 
 
 def _hub_stream(data: str, dataset: HubDataset) -> Source:
@@ -192,13 +205,17 @@ def _hub_stream(data: str, dataset: HubDataset) -> Source:
     files = {str(split): list(urls) for split, urls in (config.data_files or {}).items()}
     if not files or not all(url.endswith(".parquet") for urls in files.values() for url in urls):
         raise DataError(f"--data {data} is not stored as Parquet files; leave out {PREFIX} to decode it first")
-    train, found = split_names(set(files))
+    chosen = hub_splits(list(files), dataset)
     version = blake2b(json.dumps(files).encode(), digest_size=16).hexdigest()  # the URLs name the commit
-    holdout = files.get(dataset.holdout or found, [])
-    return replace(_stream(data, files[train or next(iter(files))], holdout, version), crop=dataset.crop)
+    train = [url for name, split in chosen.items() if split != "holdout" for url in files[name]]
+    holdout = [url for name, split in chosen.items() if split == "holdout" for url in files.get(name, [])]
+    found = Findings(unused=tuple(sorted(set(files) - set(chosen))), splits_from=f"the splits {' and '.join(chosen)}")
+    return replace(_stream(data, train, holdout, version, found), crop=dataset.crop)
 
 
-def _stream(data: str, train: list[str], holdout: list[str], version: str) -> Source:
+def _stream(
+    data: str, train: list[str], holdout: list[str], version: str, found: Findings, roots: tuple[str, ...] = ()
+) -> Source:
     """The hold-out images of a dataset as rows to decode, and its training images as a stream.
 
     Without hold-out files, some row groups drawn with a fixed seed are held out: at least one, else a tenth of the
@@ -216,10 +233,24 @@ def _stream(data: str, train: list[str], holdout: list[str], version: str) -> So
             yield batch.slice(0, left)
             left -= min(left, len(batch))
 
-    source = arrow_source(data, f"stream {version}", [(Table(schema, limit, batches), "holdout")])
+    if not holdout:
+        found = replace(found, splits_from="row groups drawn with a fixed seed are held out")
+    table = Table(schema, limit, batches, held[0].url)
+    source = arrow_source(data, f"stream {version}", [(table, "holdout")], found, roots=roots)
+    return _streaming(source, data, ours, held, roots)
+
+
+def _streaming(source: Source, data: str, ours: list[RowGroup], held: list[RowGroup], roots: tuple[str, ...]) -> Source:
+    """The source of hold-out images with its stream of training images, also after a choice of another column."""
     for url, metadata in {group.url: group.metadata for group in [*ours, *held]}.items():
-        check_columns(data, url, metadata.schema.to_arrow_schema(), [image_column(data, schema)])
-    return replace(source, stream=partial(StreamedImages, ours))
+        check_columns(data, url, metadata.schema.to_arrow_schema(), [source.column])
+    other = source.with_column
+
+    def with_column(name: str) -> Source:
+        return _streaming(other(name), data, ours, held, roots) if other else source
+
+    stream = partial(StreamedImages, Stream(ours, source.column, roots))
+    return replace(source, stream=stream, with_column=with_column)
 
 
 def _row_groups(data: str, urls: list[str]) -> list[RowGroup]:
