@@ -85,7 +85,11 @@ class TestTrain:
         ("options", "sentence"),
         [
             ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE"),
-            ("--model nowhere.Nope", "--model: "),
+            ("--model evae", "--model: unknown evae (did you mean EVAE?); known are EVAE"),
+            ("--model nowhere.Nope", "--model nowhere.Nope: 'nowhere' cannot be imported"),
+            ("--model evae.load_model", "--model evae.load_model is not a class of models"),
+            ("--model evae.models.vae:Terms", "--model evae.models.vae:Terms is not a class of models"),
+            ("--model", "--model needs a value"),
             ("--model.kernel nope", "kernel must be one of uniform, epanechnikov, biweight"),
             ("--model.latent_dim 0", "latent_dim must be at least 1, not 0"),
             ("--model.latent_dim 1.5", "--model.latent_dim: expected int, not 1.5"),
@@ -94,7 +98,11 @@ class TestTrain:
             ("--model.support_length -1", "support_length must be positive"),
             ("--model.bandwidth 0", "bandwidth must be positive"),
             ("--model.bandwidth nan", "--model.bandwidth: "),
-            ("--model.nope 1", "the model has no option 'nope'"),
+            ("--model.nope 1", "EVAE has no hyperparameter nope"),
+            ("--model.latent-dim 1 --model.kernal x", "EVAE has no hyperparameter kernal (did you mean kernel?)"),
+            ("--model.beta 1", "EVAE has no hyperparameter beta (that is one of BetaVAE)"),
+            ("--latent_dim 8", "unknown option --latent-dim (did you mean --model.latent_dim?)"),
+            ("--learning_rat 1", "unknown option --learning-rat (did you mean --learning-rate?)"),
             ("--model BetaVAE --model.beta 0", "beta must be positive"),
             ("--model IWAE --model.samples 0", "samples must be at least 1, not 0"),
             ("--model IWAE --model.gradient nope", "--model.gradient: expected one of 'standard'"),
@@ -102,6 +110,11 @@ class TestTrain:
             ("--model HVAE --model.latent_dim 1", "latent_dim must be at least 2"),
             ("--nope 1", "--nope"),
             ("--epochs many", "--epochs: expected int, not many"),
+            (f"--epochs {'9' * 400}", "--epochs: a number of 400 digits is too large"),
+            (f"--epochs -{'9' * 5000}", "--epochs: a number of 5000 digits is too large"),
+            (f"--model.bandwidth={'9' * 400}", "--model.bandwidth: a number of 400 digits is too large"),
+            ("--out=", "--out is empty"),
+            ("--data=", "--data is empty"),
             ("--epoch 3", "--epoch"),
             ("--batch-size 49", "batch_size 49 is larger than the 48 training images"),
             ("--image-size 20", "square images of 16, 32, 64, 128, 256 pixels"),
@@ -109,7 +122,9 @@ class TestTrain:
             ("--overwrite maybe", "maybe"),
             ("--crop 17", "is 16x16, smaller than the crop of 17 pixels; lower --crop"),
             ("--resume maybe", "--resume: expected one of 'auto', not maybe"),
-            ("--config nowhere.yaml", "nowhere.yaml"),
+            ("--config nowhere.yaml", "--config nowhere.yaml cannot be read"),
+            ("--config .", "--config . is not a file"),
+            ("--config /dev/zero", "--config /dev/zero is not a file"),
             ("--seed -3", "seed must be at least 0, not -3"),
         ],
     )
@@ -217,7 +232,8 @@ class TestEvaluate:
         assert "has no config.yaml" in fails("evaluate", run)
 
     def test_device_that_is_not_there(self, trained, fails):
-        assert "--device nope cannot be used" in fails("evaluate", trained, "--device", "nope")
+        for name in ("nope", "hpu", "meta"):
+            assert f"--device {name} cannot be used" in fails("evaluate", trained, "--device", name)
 
 
 class TestSample:
@@ -304,7 +320,7 @@ class TestOverview:
         assert evae("--version") == 0
         assert capsys.readouterr().out.startswith("evae 0.")
         assert evae() == 2
-        assert "unknown command 'trian'; the commands are train, evaluate" in fails("trian")
+        assert "unknown command 'trian' (did you mean train?); the commands are train, evaluate" in fails("trian")
 
     @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "reconstruct", "encode"])
     def test_help_of_commands_is_their_docstring(self, command, capsys):
@@ -416,8 +432,9 @@ class TestOddInput:
         (tmp_path / "c.yaml").write_text(
             "model: {class_path: evae.EVAE, init_args: {encoder: {class_path: torch.nn.Flatten}}}"
         )
-        message = fails("train", "--data", blobs, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml")
-        assert "networks of your own are given by an import path, package.module:factory" in message
+        options = ("train", "--data", blobs, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml")
+        assert "add --trust-config" in fails(*options)
+        assert "cannot be imported" in fails(*options, "--trust-config")
 
     def test_seeds_and_devices(self, trained, fails):
         for command in ("evaluate", "sample"):
@@ -476,6 +493,8 @@ class TestOddInput:
         "BetaVAE --model.beta 0.5",
         "IWAE --model.samples 2 --model.gradient doubly-reparameterised",
         "WAE --model.scales [0.5,2]",
+        "AE",
+        "RAE --model.regularisation gradient-penalty",
         "HVAE",
         "PowerSphericalVAE",
         "VampVAE --model.pseudo_inputs 8",
@@ -507,7 +526,7 @@ def test_every_family_works_with_every_command(model, blobs, tmp_path, capsys):
 def test_models_are_listed(capsys):
     assert evae("models") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for expected in ("HVAE The hyperspherical VAE", "beta 4", "samples 5", "pseudo_inputs 500", "kernel epanechnikov"):
+    for expected in ("HVAE The hyperspherical VAE", "beta 4", "samples 5", "pseudo_inputs 500", "networks paper"):
         assert expected in text
     assert evae("models", "--nope") == 2
 

@@ -14,8 +14,10 @@ import yaml
 
 from evae import train
 from evae.cli import COMMANDS, main
+from evae.commandline.declarations import declared
+from evae.commandline.help import dashed
+from evae.commandline.options import Options
 from evae.models import FAMILIES
-from evae.options import Options, dashed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,7 +41,7 @@ def commands(text: str) -> list[list[str]]:
 @cache
 def options(command: str) -> Options:
     of = COMMANDS[command]
-    return Options(getattr(import_module(of.module), command), of.positional, of.first, of.hidden)
+    return Options(declared(of.module, command.replace("-", "_")), of.positional, of.first, of.hidden)
 
 
 def small(text: str) -> str:
@@ -115,7 +117,7 @@ def known_options() -> set[str]:
     """Of all commands and models."""
     known = {"--help", "--version"}
     for command in COMMANDS:
-        known |= {dashed(flag) for action in options(command).parser._actions for flag in action.option_strings}
+        known |= {dashed(flag) for action in options(command).parser()._actions for flag in action.option_strings}
     for family in FAMILIES.values():
         known |= {f"--model.{name}" for name in family((1, 16, 16), 2).hyperparameters}
     return known
@@ -136,7 +138,9 @@ def test_yaml_blocks_are_configurations(page, text, folder):
     for number, block in enumerate(blocks(text, "yaml")):
         path = folder / f"{number}.yaml"
         path.write_text(block)
-        assert options("train").parse(["--config", str(path)])["data"] == yaml.safe_load(block)["data"]
+        assert (
+            options("train").parse(["--config", str(path), "--trust-config"])["data"] == yaml.safe_load(block)["data"]
+        )
 
 
 def anchor(heading: str) -> str:

@@ -44,6 +44,7 @@ def runs(tmp_path_factory, blobs):
     return folders
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("call", ["train", "evaluate", "sample", "reconstruct", "encode", "report", "compare"])
 def test_it_is_given_back(call, runs, blobs, tmp_path):
     to_image(np.zeros((16, 16, 1), np.uint8)).save(tmp_path / "image.png")

@@ -70,7 +70,8 @@ def test_a_family_of_ones_own(place, tmp_path):
     run(training("a", own, 1), training("a", own, 2), [*training("b", own, 2), "--seed", "1"])
     said = run(
         ["evaluate", "a"], ["evaluate", "b"], ["encode", "a", "--out", "codes.parquet"], ["sample", "a"],
-        ["report", "a"], ["compare", "a", "b"], ["train", "--config", "a/config.yaml", "--out", "again"],
+        ["report", "a"], ["compare", "a", "b"],
+        ["train", "--config", "a/config.yaml", "--trust-config", "--out", "again"],
     )  # fmt: skip
     assert "Traceback" not in said
     config = json.loads((tmp_path / "a" / "config.json").read_text())
@@ -93,8 +94,9 @@ def test_networks_of_ones_own_from_the_command_line_and_yaml(place, tmp_path):
     paths = (
         "--model EVAE --model.latent_dim 3 --model.encoder mypackage.nets:body --model.decoder mypackage.nets:decoder"
     )
-    run(training("line", paths, 1), training("yaml", "--config own.yaml", 1))
-    run(["evaluate", "line"], ["report", "line"], training("line", paths, 2), training("yaml", "--config own.yaml", 2))
+    file = "--config own.yaml --trust-config"
+    run(training("line", paths, 1), training("yaml", file, 1))
+    run(["evaluate", "line"], ["report", "line"], training("line", paths, 2), training("yaml", file, 2))
     config = json.loads((tmp_path / "line" / "config.json").read_text())
     assert (config["model"], config["encoder"]) == ("evae.EVAE", "mypackage.nets:body")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("line", "yaml")]

@@ -1,31 +1,38 @@
 """The command line: ``evae COMMAND``, each command a typed function whose docstring is its help."""
 
 import os
+import re
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
-from evae.errors import EvaeError
+from evae.commandline.streams import usable_streams
+from evae.errors import EvaeError, printable
+
+_INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells report it
 
 
-@dataclass(frozen=True)
-class _Command:
-    """Where a command's function lives, imported only when it is called, and what its help shows."""
+class _Command(NamedTuple):
+    """Where a command's function lives, imported only when it is called, and what its help shows.
+
+    ``file`` is the option that names a file to write, where a folder cannot be meant.
+    """
 
     module: str
     summary: str
     positional: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    file: str | None = None
 
 
-# To add a command: a typed function whose docstring is its help, and a line here.
+# To add a command: a typed function whose docstring is its help, and a line here; its name has _ for -.
 COMMANDS = {
     "train": _Command(
         "evae.training",
@@ -36,11 +43,14 @@ COMMANDS = {
         ),
     ),
     "evaluate": _Command("evae.metrics", "measure a run on its hold-out images", ("run_folder",), hidden=("show",)),
-    "report": _Command("evae.reporting", "write an HTML report of a run", ("run_folder",), hidden=("model",)),
+    "report": _Command(
+        "evae.reporting", "write an HTML report of a run", ("run_folder",), hidden=("model",), file="out"
+    ),
     "compare": _Command("evae.reporting", "compare runs in a table and a page", ("run_folders",)),
     "sample": _Command("evae.inference", "decode draws from a run's prior", ("run_folder",)),
     "reconstruct": _Command("evae.inference", "reconstruct your own image files", ("run_folder", "images")),
-    "encode": _Command("evae.inference", "write latent codes to a Parquet file", ("run_folder",)),
+    "encode": _Command("evae.inference", "write latent codes to a Parquet file", ("run_folder",), file="out"),
+    "fit-prior": _Command("evae.fitting", "fit a prior to a run's codes, for samples", ("run_folder",)),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
@@ -56,76 +66,112 @@ Run 'evae COMMAND --help' for its options, 'evae --version' for the version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it worked, 2 for bad input (one sentence on standard error)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command; 0 when it worked, 2 for bad input (one sentence on standard error).
+
+    Without ``arguments`` those of the process are run, whose streams and signals are the command's then.
+    """
+    if arguments is not None:
+        return _main(list(arguments))
+    with usable_streams(), _quiet_interrupts():
+        return _main(sys.argv[1:])
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        code = _answer(arguments)
+        sys.stdout.flush()
+        return code
+    except EvaeError as error:
+        return _fail(str(error), getattr(error, "exit_code", 2))
+    except BrokenPipeError:  # whoever read the output has read enough
+        return 0
+    except ConnectionError as error:
+        return _fail(f"a network connection failed ({error.strerror or error})")
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file or the output'} cannot be used ({error.strerror or error})")
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED)
+
+
+def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_OVERVIEW.format("\n".join(f"  {name:<12} {command.summary}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"evae {version('evae')}")
+        from evae import __version__
+
+        print(f"evae {__version__}")
         return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}")
-    _prepare_process()
-    try:
-        _run(name, rest)
-        sys.stdout.flush()
-    except EvaeError as error:
-        return _fail(str(error), getattr(error, "exit_code", 2))
-    except BrokenPipeError:  # whoever read the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ConnectionError as error:
-        return _fail(f"a network connection failed ({error.strerror or error})")
-    except OSError as error:
-        return _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    _run(arguments[0].replace("_", "-"), arguments[1:])
     return 0
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Parse the options, which is quick, then import the function and call it."""
+    from evae.commandline.declarations import declared
+    from evae.commandline.options import Options
+    from evae.commandline.parameters import UsageError, did_you_mean
+
+    if name not in COMMANDS:
+        known = f"the commands are {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; {known}")
+    command, function = COMMANDS[name], name.replace("-", "_")
+    if str(Path.cwd()) not in sys.path:  # where python -m would look for the user's modules
+        sys.path.insert(0, str(Path.cwd()))
+    declaration = declared(command.module, function)
+    options = Options(declaration, command.positional, command.first, command.hidden).parse(arguments)
+    if command.file is not None and (path := options[command.file]) is not None and path.is_dir():
+        raise UsageError(f"--{command.file} {path} is a folder; name the file to write")
+    _prepare_process()
+    called = getattr(import_module(command.module), function)
+    with _interrupts():
+        called(**options)
 
 
 def _prepare_process() -> None:
     """What a command may change for its own process; functions of the library change none of it."""
     from evae.allocator import keep_memory
 
-    if str(Path.cwd()) not in sys.path:  # where python -m would look for the user's modules
-        sys.path.insert(0, str(Path.cwd()))
     if not sys.warnoptions:  # what libraries warn of is not for users; python -W shows it
         warnings.filterwarnings("ignore", module=r"joblib|PIL|torch\.distributed")
     keep_memory()
 
 
+@contextmanager
+def _quiet_interrupts() -> Iterator[None]:
+    """End the process at Ctrl-C, but for ``_interrupts``: there is nothing to put in order yet, or any more."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the parent has it ignored
+        signal.signal(signal.SIGINT, _quit)
+    yield
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """KeyboardInterrupt at Ctrl-C, where ``_quiet_interrupts`` would end the process."""
+    is_quiet = signal.getsignal(signal.SIGINT) is _quit
+    if is_quiet:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if is_quiet:
+            signal.signal(signal.SIGINT, _quit)
+
+
+def _quit(signum: int, frame: FrameType | None) -> NoReturn:
+    _fail("interrupted")
+    os._exit(_INTERRUPTED)
+
+
 def _fail(message: str, code: int = 2) -> int:
-    print(f"evae: {message}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody reads it
+        print(f"evae: {_short(printable(message))}", file=sys.stderr, flush=True)
     return code
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    from evae.options import Options
-
-    command = COMMANDS[name]
-    function = getattr(import_module(command.module), name)
-    options = Options(function, command.positional, command.first, command.hidden).parse(arguments)
-    if "model" in options:
-        options["model"] = _factory(options["model"])
-    function(**options)
-
-
-def _factory(model: Any) -> Any:
-    """The chosen family with its hyperparameters, waiting for the images' shape."""
-    from evae.models.catalogue import families
-    from evae.options import UsageError
-
-    if not hasattr(model, "class_path"):
-        raise UsageError(f"--model: one of {', '.join(families())} is needed, or a class of your own")
-    arguments = vars(model.get("init_args", {}))
-    for name, value in arguments.items():
-        parts = value if isinstance(value, list | tuple) else [value]
-        if not all(part is None or isinstance(part, str | int | float) for part in parts):
-            form = "an import path, package.module:factory"
-            raise UsageError(f"--model.{name}: networks of your own are given by {form}")
-    module, _, family = model.class_path.rpartition(".")
-    return partial(getattr(import_module(module), family), **arguments)
+def _short(message: str) -> str:
+    """A message without the middle of words that nobody would read to their end."""
+    return re.sub(r"(\S{100})\S{300,}(\S{100})", r"\1...\2", message)
 
 
 if __name__ == "__main__":

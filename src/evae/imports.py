@@ -17,7 +17,7 @@ def import_object(path: str, option: str) -> Any:
         raise ConfigError(f"--{option} {path}: not an import path of the form package.module:name")
     try:
         found: Any = import_module(module)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise ConfigError(
             f"--{option} {path}: {module!r} cannot be imported ({first_line(error)}); it must be in the current folder "
             "or on PYTHONPATH"

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.distributions import Normal, Uniform, kl_divergence
 from torch.utils.benchmark import Timer
 
 from evae import checks
-from evae.console import console
+from evae.console import Console, console
 from evae.distributions import KERNELS, Epanechnikov, Kernel, KernelPosterior, chi_square, kernel_penalty, matched_scale
 from evae.errors import RunError
 

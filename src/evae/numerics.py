@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         torch.zeros(1, device=name).cpu()
         return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has no such module, too
         raise ConfigError(f"--device {name} cannot be used ({first_line(error)})") from error
 
 

@@ -1,0 +1,179 @@
+"""Files of options: YAML, read with limits and without running anything; values stay as they are written."""
+
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evae.commandline.families import Family
+from evae.commandline.parameters import Parameter, UsageError, did_you_mean
+from evae.console import warn
+from evae.errors import first_line
+
+_MAX_BYTES = 1_000_000
+_MAX_DEPTH = 20
+_MAX_EVENTS = 20_000  # scalars, lists and mappings
+_NETWORKS = ("encoder", "decoder")  # hyperparameters that name functions
+_NULL = "tag:yaml.org,2002:null"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A file of options.
+
+    Attributes:
+        path: the file.
+        options: values by name, None for null.
+        model: the class path of the model, if there is one.
+        hyperparameters: of the model.
+    """
+
+    path: Path
+    options: dict[str, str | None]
+    model: str | None
+    hyperparameters: dict[str, str | None]
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Read a file of options: scalars as they are written, lists and mappings as JSON.
+
+    Raises:
+        UsageError: it is no such file: too large or too deep, with aliases or tags, or no mapping of names to values.
+    """
+    root = _compose(path, _read(path))
+    options = {} if root is None else dict(_pairs(path, root))
+    model = options.pop("model", None)
+    if model is None or isinstance(model, yaml.ScalarNode):
+        return Configuration(path, _texts(options), _text(model) if model else None, {})
+    entries = dict(_pairs(path, model))
+    arguments = entries.pop("init_args", None)
+    class_path = _text(entries.pop("class_path")) if isinstance(entries.get("class_path"), yaml.ScalarNode) else None
+    if entries or class_path is None:
+        raise UsageError(f"{path}: model takes a class_path and its init_args, or a name alone")
+    given = {} if arguments is None or arguments.tag == _NULL else dict(_pairs(path, arguments))
+    return Configuration(path, _texts(options), class_path, _texts(given))
+
+
+def _read(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"--config {path} is not a file")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"--config {path} is larger than {_MAX_BYTES:,} bytes: not a file of options")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path} is not UTF-8 text: not a file of options") from error
+
+
+def _compose(path: Path, text: str) -> yaml.Node | None:
+    try:
+        _check(path, text)
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else first_line(error)
+        raise UsageError(f"--config {path} is not a YAML file of options ({where})") from error
+
+
+def _check(path: Path, text: str) -> None:
+    """Refuse, before anything is built, what would take memory or time."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH or count > _MAX_EVENTS:
+            raise UsageError(f"--config {path} is nested too deeply or too long: not a file of options")
+        for kind in ("anchor", "tag"):  # an alias has the name of its anchor
+            if getattr(event, kind, None):
+                raise UsageError(f"--config {path}{_line(event)}: aliases, anchors and tags of YAML are not taken")
+
+
+def _pairs(path: Path, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"--config {path}{_line(node)}: names and values, NAME: VALUE, are needed")
+    seen = set()
+    for key, value in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else ""
+        if not name or name in seen:
+            what = f"{name} is given twice" if name else "a name is needed"
+            raise UsageError(f"--config {path}{_line(key)}: {what}")
+        seen.add(name)
+        yield name, value
+
+
+def _line(part: yaml.Node | yaml.Event) -> str:
+    return f", line {part.start_mark.line + 1}" if part.start_mark else ""
+
+
+def _texts(nodes: dict[str, Any]) -> dict[str, str | None]:
+    return {name: _text(node) for name, node in nodes.items()}
+
+
+def _text(node: yaml.Node) -> str | None:
+    """A scalar as it is written; lists and mappings as JSON."""
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.tag == _NULL else node.value
+    return json.dumps(yaml.SafeLoader("").construct_document(node), default=str)
+
+
+def check_trusted(file: Configuration) -> None:
+    """Check that a file names no code outside evae, which would be imported and run.
+
+    Raises:
+        UsageError: it does.
+    """
+    model = file.model or ""
+    named = [model] if re.search("[.:]", model) and re.split("[.:]", model)[0] != "evae" else []
+    named += [value for name, value in file.hyperparameters.items() if name in _NETWORKS and value is not None]
+    named += [
+        value for name, value in file.options.items() if name == "features" and value is not None and ":" in value
+    ]
+    if named:
+        raise UsageError(
+            f"--config {file.path} names {named[0]}, code that is not evae's and would be run; add --trust-config if "
+            "you trust the file"
+        )
+
+
+def words_of(file: Configuration, known: Mapping[str, Parameter], family: Family | None) -> Iterator[str]:
+    """The options of a file as words of a command line: those of ``known``, and the hyperparameters of ``family``.
+
+    Hyperparameters of another family are left out, with a warning.
+
+    Raises:
+        UsageError: there is no such option or hyperparameter.
+    """
+    for key, value in file.options.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UsageError(f"--config {file.path}: unknown option {key}{did_you_mean(key, known)}")
+        yield from _word(f"--{name}", value, known[name])
+    if file.model is None:
+        return
+    if family is None:
+        raise UsageError(f"--config {file.path}: unknown option model")
+    if not family.is_called(file.model):
+        if file.hyperparameters:
+            warn(f"{file.path}: the hyperparameters of {file.model} are not used with --model {family.path}")
+        return
+    names = {parameter.name: parameter for parameter in family.hyperparameters}
+    for name, value in file.hyperparameters.items():
+        if not family.is_own and name not in names:
+            hint = did_you_mean(name, names)
+            raise UsageError(f"--config {file.path}: {family.name} has no hyperparameter {name}{hint}")
+        yield from _word(f"--model.{name}", value, names.get(name))
+
+
+def _word(option: str, value: str | None, parameter: Parameter | None) -> Iterator[str]:
+    """One option; null leaves a text at its default, and is None for other types."""
+    if value is not None or parameter is None or parameter.text is None:
+        yield f"{option}={'null' if value is None else value}"
