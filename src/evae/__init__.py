@@ -1,7 +1,6 @@
 """Kernel-based variational autoencoders and the models they are compared with: names are imported when first used."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,14 +8,17 @@ if TYPE_CHECKING:
     from evae.distributions import Epanechnikov as Epanechnikov
     from evae.distributions import KernelPosterior as KernelPosterior
     from evae.distributions import kernel_penalty as kernel_penalty
+    from evae.fitting import fit_prior as fit_prior
     from evae.inference import encode as encode
     from evae.inference import load_model as load_model
     from evae.inference import reconstruct as reconstruct
     from evae.inference import sample as sample
     from evae.metrics import evaluate as evaluate
+    from evae.models import AE as AE
     from evae.models import EVAE as EVAE
     from evae.models import HVAE as HVAE
     from evae.models import IWAE as IWAE
+    from evae.models import RAE as RAE
     from evae.models import VAE as VAE
     from evae.models import WAE as WAE
     from evae.models import BetaVAE as BetaVAE
@@ -31,19 +33,23 @@ if TYPE_CHECKING:
 _HOMES = {
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
+    "fitting": "fit_prior",
     "inference": "encode load_model reconstruct sample",
     "metrics": "evaluate",
-    "models": "EVAE HVAE IWAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
+    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",
     "training": "train",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__version__ = version("evae")
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("evae")
     if name not in _HOME:
         raise AttributeError(f"module 'evae' has no attribute {name!r}")
     return getattr(import_module(f"evae.{_HOME[name]}"), name)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from itertools import count as counted
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from evae.data import ImageOptions, Images, Store, to_float
 from evae.data.decode import SUFFIXES, BadImageError, decode
 from evae.errors import DataError, RunError
 from evae.files import replacing
+from evae.fitting import fit_prior
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
@@ -37,30 +39,55 @@ def load_model(folder: Path) -> VAE:
     return RunFolder(folder).model()
 
 
-def sample(run_folder: Path, count: int = 64, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
-    """Decode draws from a run's prior into a grid of images, an array, or one file each.
+def sample(
+    run_folder: Path,
+    count: int = 64,
+    out: Path | None = None,
+    prior: Literal["fitted", "model"] = "fitted",
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Decode draws from a prior of a run into a grid of images, an array, or one file each.
 
     Args:
         run_folder: the folder of a trained run.
         count: number of samples.
+        prior: fitted, that of evae fit-prior, which is fitted first where there is none; or model, the one the model
+            was trained with.
         out: an image file (.png) for a grid, an .npy for an array (count, H, W, C), or a folder for one .png each;
             default: a grid in the run folder, figures/samples.png.
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
 
     Raises:
-        RunError: the folder is not a run, or the output cannot be written.
+        RunError: the folder is not a run, its fitted prior is of other weights, or the output cannot be written.
+        DataError: no prior was fitted, and the run's images are not there to fit one.
         ConfigError: a setting cannot work.
     """
     checks.whole_number("count", count, most=2**40)
+    checks.one_of("prior", prior, ("fitted", "model"))
+    checks.seed(seed)
     run = RunFolder(run_folder)
-    model = run.model().to(resolve_device(device))
+    model = run.model()
+    if prior == "fitted" and model.read_prior() is None:
+        _fit_default(run, seed, device)
+        model = run.model()
+    model = model.to(resolve_device(device))
     path = Path(out) if out else run.path / "figures" / "samples.png"
     sizes = (min(_BATCH, count - start) for start in range(0, count, _BATCH))
     with seeded(seed):
-        _write_samples((model.sample(size).cpu() for size in sizes), count, path)
-    console.print(f"{count} samples in {path}", soft_wrap=True)
+        _write_samples((model.sample(size, prior).cpu() for size in sizes), count, path)
+    console.print(f"{count} samples of the {prior} prior in {path}", soft_wrap=True)
     return path
+
+
+def _fit_default(run: RunFolder, seed: int, device: str) -> None:
+    """Fit the default prior."""
+    console.print(f"no prior was fitted to the codes of {run}: evae fit-prior {run} does it now", soft_wrap=True)
+    try:
+        fit_prior(run.path, seed=seed, device=device)
+    except (DataError, RunError) as error:
+        raise type(error)(f"{error}; --prior model draws from the prior the model was trained with") from error
 
 
 def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:

@@ -220,7 +220,7 @@ class TestEvaluate:
     def test_distances_by_ones_own_features(self, run, capsys):
         name = f"{__name__}:features"
         result = evaluate(run, features=name, samples=30)
-        for kind in ("reconstructions", "samples"):
+        for kind in ("reconstructions", "model prior"):
             entry = distances(result, kind)
             assert entry.keys() >= {"frechet_distance", "kernel_distance"}
             assert "fid" not in entry
@@ -229,12 +229,12 @@ class TestEvaluate:
             assert entry["frechet_distance"]["better"] == "lower"
         settings = result["sections"]["distances"]["settings"]
         assert (settings["features"], settings["resize"], settings["real_count"]) == (name, f"by {name}", 16)
-        assert (settings["samples: count"], settings["reconstructions: count"]) == (30, 16)
-        assert 0 <= distances(result, "samples")["coverage"]["value"] <= 1
-        assert distances(result, "samples")["nearest_training_distance"]["value"] > 0
+        assert (settings["model prior: count"], settings["reconstructions: count"]) == (30, 16)
+        assert 0 <= distances(result, "model prior")["coverage"]["value"] <= 1
+        assert distances(result, "model prior")["nearest_training_distance"]["value"] > 0
         text = capsys.readouterr().out
         assert "reconstructions: frechet_distance" in text
-        assert "samples: coverage" in text
+        assert "model prior: coverage" in text
 
     def test_features_that_are_not_finite(self, run):
         with pytest.raises(DataError, match="finite"):

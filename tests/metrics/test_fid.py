@@ -73,7 +73,7 @@ def test_distances_of_perfect_reconstructions_are_zero_without_an_error(store, k
     result = measure(store, model=Identity().eval())
     for name in ("frechet_distance", "kernel_distance"):
         assert result[f"reconstructions: {name}"] == pytest.approx((0, 0), abs=1e-9)
-        assert result[f"samples: {name}"][1] > 1e-4
+        assert result[f"model prior: {name}"][1] > 1e-4
 
 
 def test_the_error_is_that_of_all_images(store, monkeypatch):
@@ -82,7 +82,7 @@ def test_the_error_is_that_of_all_images(store, monkeypatch):
     monkeypatch.setattr(distances, "_MAX_KEPT", 10)
     monkeypatch.setattr(distances, "frechet_spread", lambda *args: errors.append(whole(*args)) or errors[-1])
     result = measure(store, samples=40)
-    reported = [result[f"{kind}: frechet_distance"][1] for kind in ("reconstructions", "samples")]
+    reported = [result[f"{kind}: frechet_distance"][1] for kind in ("reconstructions", "model prior")]
     assert reported == pytest.approx([error / 2 for error in errors])
 
 
@@ -103,11 +103,11 @@ def test_features_are_cached_and_their_use_is_noted(store):
 def test_very_few_images(folder, holdout, samples, capsys):
     """No distance of a single image, which a warning says; the rest is measured all the same."""
     result = measure(stored(folder, holdout), samples=samples)
-    has = {kind for kind in ("reconstructions", "samples") if f"{kind}: frechet_distance" in result}
-    expected = {kind for kind, count in {"reconstructions": holdout, "samples": samples}.items() if count > 1}
+    has = {kind for kind in ("reconstructions", "model prior") if f"{kind}: frechet_distance" in result}
+    expected = {kind for kind, count in {"reconstructions": holdout, "model prior": samples}.items() if count > 1}
     assert has == (expected if holdout > 1 else set())
     assert all(math.isfinite(value) for value, _ in result.values())
     text = " ".join(capsys.readouterr().err.split())
-    for kind in {"reconstructions", "samples"} - has:
+    for kind in {"reconstructions", "model prior"} - has:
         assert f"no Fréchet and kernel distances of {kind}: they need at least 2 of them and 2 hold-out images" in text
-    assert result["samples: nearest_training_distance"][0] > 0
+    assert result["model prior: nearest_training_distance"][0] > 0

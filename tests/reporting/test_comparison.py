@@ -99,7 +99,7 @@ class TestFiles:
             assert sum(f"run {i}" in text for _, _, text in parts) == 1
 
     def test_terminals_of_80_columns(self, copied, tmp_path, capsys, undrawn):
-        name = "samples: nearest_training_distance"
+        name = "model prior: nearest_training_distance"
         for run in ("EVAE", "GaussianVAE", "WAE"):
             measured((copied / run).rename(copied / f"{run}-{'x' * 30}"), bce=(123.4, 0.1), **{name: (0.01234, 0.0004)})
         compare(sorted(copied.iterdir()), tmp_path / "out")
@@ -168,14 +168,15 @@ class TestPage:
 
     def test_distances_of_reconstructions_and_of_samples(self, copied, tmp_path, undrawn):
         for run, values, count in (("EVAE", (10.0, 90.0), 16), ("GaussianVAE", (20.0, 30.0), 99)):
-            kinds = zip(("reconstructions", "samples"), values, strict=True)
+            kinds = zip(("reconstructions", "model prior"), values, strict=True)
             numbers = tuple(number(f"{kind}: fid", value, 0.5) for kind, value in kinds)
-            section = Section("distances", "", numbers, {"features": "inception", "samples: count": count})
+            section = Section("distances", "", numbers, {"features": "inception", "model prior: count": count})
             measured(copied / run, sections=[section], bce=(100, 99))
         page = Page(compare([copied / "EVAE", copied / "GaussianVAE"], tmp_path / "out") / "comparison.html")
         assert "reconstructions: fid" in page.text
         assert page.bold == ["10 ± 0.5"]
-        assert "Not ranked: samples: fid; the runs were measured with different settings (samples: count)." in page.text
+        reason = "the runs were measured with different settings (model prior: count)"
+        assert f"Not ranked: model prior: fid; {reason}." in page.text
 
     def test_the_same_images_are_paired(self, copied, tmp_path, undrawn):
         """A difference far below the standard errors of the means, but the same for all images."""

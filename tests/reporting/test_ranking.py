@@ -44,7 +44,7 @@ class TestBest:
             ("mse", [(1, 0.1)], None),
             ("mse", [], None),
             ("kl", [(1, 0.1), (2, 0.1)], None),
-            ("samples: fid", [(1, 0.1), (2, 0.1)], 0),
+            ("model prior: fid", [(1, 0.1), (2, 0.1)], 0),
         ],
     )
     def test_standard_errors(self, metric, values, expected):
@@ -163,17 +163,17 @@ class TestComparable:
 
     def test_settings_of_all_numbers_and_of_one_kind(self):
         def scored(**settings):
-            numbers = [number(name, 0.5) for name in ("reconstructions: fid", "samples: fid")]
+            numbers = [number(name, 0.5) for name in ("reconstructions: fid", "model prior: fid")]
             return evaluation(Section("distances", "", tuple(numbers), settings))
 
-        same, bernoulli = scored(features="f", **{"samples: count": 3}), ["Bernoulli"] * 3
+        same, bernoulli = scored(features="f", **{"model prior: count": 3}), ["Bernoulli"] * 3
         assert incomparable([same, same, evaluation()], bernoulli) == {}
         reason = "the runs were measured with different settings ({})"
-        assert incomparable([same, evaluation(), scored(features="f", **{"samples: count": 4})], bernoulli) == {
-            "samples: fid": reason.format("samples: count")
+        assert incomparable([same, evaluation(), scored(features="f", **{"model prior: count": 4})], bernoulli) == {
+            "model prior: fid": reason.format("model prior: count")
         }
-        assert incomparable([same, same, scored(**{"samples: count": 3})], bernoulli) == dict.fromkeys(
-            ("reconstructions: fid", "samples: fid"), reason.format("features")
+        assert incomparable([same, same, scored(**{"model prior: count": 3})], bernoulli) == dict.fromkeys(
+            ("reconstructions: fid", "model prior: fid"), reason.format("features")
         )
 
     def test_likelihoods_have_units(self):

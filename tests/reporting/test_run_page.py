@@ -29,8 +29,8 @@ from tests.small import trained
 DISTANCES = Section(
     "distances",
     "",
-    (Number("reconstructions: fid", 31.5, None, "lower"), Number("samples: fid", 62.5, 0.5, "lower")),
-    {"features": "inception", "resize": "bilinear", "samples: count": 99},
+    (Number("reconstructions: fid", 31.5, None, "lower"), Number("model prior: fid", 62.5, 0.5, "lower")),
+    {"features": "inception", "resize": "bilinear", "model prior: count": 99},
 )
 SECTIONS = (
     Section(
@@ -109,8 +109,8 @@ class TestPage:
             "bce 12.5 0.75 mse 0.25 penalty 1.5",
             "-81.5 0.5",
             "reconstructions: fid 31.5",
-            "samples: fid 62.5",
-            "settings: features inception, resize bilinear, samples: count 99.",
+            "model prior: fid 62.5",
+            "settings: features inception, resize bilinear, model prior: count 99.",
             "active_units 2",
             "of a user value standard error mine 7 words: seven. by name: a 1.",
             "Quantiles of the posteriors' r: 0.1 at 0.05, 0.9 at 0.95.",

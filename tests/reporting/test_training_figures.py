@@ -14,6 +14,8 @@ from evae.reporting.training_figures import draw_training
 from evae.runs import RunFolder
 from tests.small import trained
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture
 def run(blobs, tmp_path):

@@ -55,7 +55,7 @@ def test_the_file_is_json_and_begins_with_the_version(run):
 
     text = write_evaluation(run, evaluation(), VALUES).read_text()
     result = json.loads(text, parse_constant=refused)  # NaN and Infinity are no JSON
-    assert next(iter(result.items())) == ("version", 2)
+    assert next(iter(result.items())) == ("version", 3)
     assert result["metrics"] == {"mse": 0.5, "psnr": None, "sharpness": 0.25}
     assert result["standard_errors"] == {"mse": 0.1, "psnr": None, "sharpness": None}
     assert result["sections"]["reconstructions"]["numbers"][0]["better"] == "lower"
@@ -77,7 +77,7 @@ def change(result, path, value):
     ("path", "value"),
     [
         (["version"], 1),
-        (["version"], 3),
+        (["version"], 4),
         (["count"], "many"),
         (["transform"], None),
         (["data"], ["blobs"]),

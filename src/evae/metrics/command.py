@@ -11,21 +11,21 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evae import checks
-from evae.console import console
+from evae.console import Console, console
 from evae.data import ImageOptions, Store
 from evae.errors import DataError, RunError
 from evae.metrics.features import load_extractor
-from evae.metrics.fid import DISTANCES
+from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
 from evae.metrics.latents import LATENTS
-from evae.metrics.likelihood import LIKELIHOOD
+from evae.metrics.likelihood import FITTED_LIKELIHOOD, LIKELIHOOD
 from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.sections import Context, Options
+from evae.models import VAE
 from evae.models.pretrained import CONFIG, WEIGHTS
 from evae.models.vae import Latents
 from evae.numerics import resolve_device
@@ -35,7 +35,7 @@ from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, 
 from evae.runs.images import images_for, own_images
 from evae.settings import flat
 
-MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, DISTANCES, PROBES)
+MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANCES, FITTED_DISTANCES, PROBES)
 
 
 @flat
@@ -66,11 +66,12 @@ def evaluate(
         latents: decode samples of each posterior, as in the paper, or its mean.
         seed: random seed of all samples.
         repeats: posterior samples per image, over which its metrics are averaged.
-        likelihood: estimate an importance-weighted lower bound on log p(x) with this many posterior samples per image.
+        likelihood: estimate an importance-weighted lower bound on log p(x) with this many posterior samples per image,
+            under the model's own prior and under the one of evae fit-prior, where there is one.
         features: compute FID/KID-type distances and precision/recall/density/coverage with features from: inception,
-            efficientnet-lite0 or module:callable.
+            efficientnet-lite0 or module:callable; of reconstructions and of samples of both priors.
         features_weights: file of Inception weights (pt_inception-2015-12-05-6726825d.pth); default: download them.
-        samples: number of generated images for these distances; default: the number of hold-out images.
+        samples: number of generated images per prior for these distances; default: the number of hold-out images.
         probes: linear and k-NN probes of the latent codes (labelled data only).
         device: device to compute on, e.g. cpu or cuda; auto: CUDA or MPS where there is one.
         show: print the table.
@@ -92,7 +93,8 @@ def evaluate(
     model = run.model().to(where)
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
-    options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes)
+    fitted = _fitted_prior(model, is_needed=bool(likelihood or features))
+    options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes, fitted)
     name = RESULTS if data is None else _file_name(run, store)
     sections, values = _measure(run, Context(model, store, seed), options, _earlier(run, name))
     evaluation = Evaluation(
@@ -132,14 +134,29 @@ def _measure(
     for measurement in MEASUREMENTS:
         name, depends_on = measurement.name, measurement.depends_on(options)
         key = f"{basis}-{_digest(json.dumps(depends_on, sort_keys=True).encode())}"
-        if name in old and (old[name].key == key or (depends_on is None and old[name].key.startswith(basis))):
+        stays = depends_on is None and name in old and old[name].key.startswith(basis)
+        if measurement.is_of_fitted_prior and name in old:
+            stays = stays and old[name].details.get("prior_digest") == options.fitted
+        if name in old and (old[name].key == key or stays):
             sections[name] = old[name]
             values |= {n.name: old_values[n.name] for n in old[name].numbers if n.name in old_values}
         elif depends_on is not None:
             now = measurement(context, options)
-            sections[name] = Section(name, key, tuple(now.numbers), now.settings, now.details)
+            prior = {"prior_digest": options.fitted} if measurement.is_of_fitted_prior else {}
+            sections[name] = Section(name, key, tuple(now.numbers), now.settings, now.details | prior)
             values |= {metric: of_images.double().cpu().numpy() for metric, of_images in now.per_image.items()}
     return sections, values
+
+
+def _fitted_prior(model: VAE, is_needed: bool) -> str:
+    """What identifies the fitted prior; "" where there is none, or none that can be used and is needed."""
+    try:
+        prior = model.read_prior()
+    except RunError:
+        if is_needed:
+            raise
+        return ""
+    return "" if prior is None else prior.identity
 
 
 def _digest(content: bytes) -> str:

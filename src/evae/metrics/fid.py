@@ -1,8 +1,9 @@
-"""Distances of reconstructions, and of samples, to the hold-out images by features: two sets, not comparable."""
+"""Distances of reconstructions, and of samples of each prior, to the hold-out images by features."""
 
 import math
 import os
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ from evae.metrics.distances import FeatureSet
 from evae.metrics.features import Extractor
 from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
+from evae.models.vae import Prior
 from evae.runs.evaluation import Number
 from evae.runs.images import BATCH, batches
 
@@ -30,50 +32,78 @@ _NEIGHBOURS = 5
 
 
 def _measure(context: Context, options: Options) -> Measured:
-    """Distances of reconstructions (the paper's protocol) and of samples of the prior to the hold-out images.
+    """Distances of reconstructions (the paper's protocol), and of samples of the model's own prior, to hold-out images.
 
     Images are rounded to 8 bits. Of Inception's features the distances are called fid and kid.
     """
-    model, extractor = context.model, options.extractor
-    assert extractor is not None  # as _depends_on says
+    model, extractor = context.model, _extractor(options)
     real = _real_features(context.store, extractor)
     rebuilt = FeatureSet()
     for _, q in context.batches("features of reconstructions"):
         codes = model.code(q) if options.latents == "mean" else q.sample()
         rebuilt.add(extractor(to_bytes(model.decode(codes))))
-    drawn, pictures = _drawn(model, options.samples, extractor)
-    count, dimension = min(real.count, drawn.count), real.kept.shape[1]
+    numbers = _distances("reconstructions", rebuilt, real, extractor, context.seed)
+    sampled = _measure_samples(context, options, "model", real)
+    settings = {"reconstructions: latents": options.latents, "reconstructions: count": rebuilt.count}
+    return replace(sampled, numbers=[*numbers, *sampled.numbers], settings=settings | sampled.settings)
+
+
+def _measure_fitted(context: Context, options: Options) -> Measured:
+    """The same of samples of the prior that evae fit-prior fitted."""
+    real = _real_features(context.store, _extractor(options))
+    measured = _measure_samples(context, options, "fitted", real)
+    return replace(measured, details={"prior": str(context.model.read_prior())})
+
+
+def _measure_samples(context: Context, options: Options, prior: Prior, real: FeatureSet) -> Measured:
+    """Distances to the hold-out images, coverage, and the copy check of samples of a prior."""
+    extractor, name = _extractor(options), f"{prior} prior"
+    _warn_of_few(min(real.count, options.samples), real.kept.shape[1], extractor)
+    drawn, pictures = _drawn(context.model, prior, options.samples, extractor)
+    numbers = _distances(name, drawn, real, extractor, context.seed)
+    if min(real.count, drawn.count) > _NEIGHBOURS:
+        covered = distances.coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
+        numbers += [Number(f"{name}: {key}", value, better="higher") for key, value in covered.items()]
+    settings: dict[str, str | int | float | bool] = {
+        "features": extractor.name,
+        "resize": extractor.resize,
+        "real_count": real.count,
+        f"{name}: count": drawn.count,
+    }
+    return Measured([*numbers, *_copy_check(name, pictures, context.store)], settings)
+
+
+def _extractor(options: Options) -> Extractor:
+    assert options.extractor is not None  # as _depends_on says
+    return options.extractor
+
+
+def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
     if count <= dimension:
         warn(
             f"{count} images are fewer than the {dimension} dimensions of {extractor.name}'s features: the Fréchet "
             f"distance depends on their number and is too large; more than {dimension} are needed, 10,000 are usual"
         )
-    numbers = _distances("reconstructions", rebuilt, real, extractor, context.seed)
-    numbers += _distances("samples", drawn, real, extractor, context.seed)
-    if count > _NEIGHBOURS:
-        covered = distances.coverage(real.kept, drawn.kept, _NEIGHBOURS)._asdict()
-        numbers += [Number(f"samples: {name}", value, better="higher") for name, value in covered.items()]
-    return Measured(
-        [*numbers, *_memorised(pictures, context.store)],
-        settings={
-            "features": extractor.name,
-            "resize": extractor.resize,
-            "real_count": real.count,
-            "reconstructions: latents": options.latents,
-            "reconstructions: count": rebuilt.count,
-            "samples: count": drawn.count,
-        },
-    )
 
 
 def _depends_on(options: Options) -> dict[str, Any] | None:
     if options.extractor is None:
         return None
     own = uuid4().hex if options.extractor.is_own else ""  # code that may have changed is never measured already
-    return {"features": options.extractor.identity + own, "samples": options.samples, "latents": options.latents}
+    return {
+        "features": options.extractor.identity + own,
+        "samples": options.samples,
+        "latents": options.latents,
+    }
+
+
+def _fitted_depends_on(options: Options) -> dict[str, Any] | None:
+    depends_on = _depends_on(options) if options.fitted else None
+    return depends_on and depends_on | {"fitted": options.fitted}
 
 
 DISTANCES = Measurement("distances", _measure, _depends_on)
+FITTED_DISTANCES = Measurement("distances, fitted prior", _measure_fitted, _fitted_depends_on, True)
 
 
 def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Extractor, seed: int) -> list[Number]:
@@ -89,13 +119,13 @@ def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Ext
     return [Number(f"{kind}: {frechet}", distance, error, "lower"), Number(f"{kind}: {kernel}", *mmd, "lower")]
 
 
-def _drawn(model: VAE, count: int, extractor: Extractor) -> tuple[FeatureSet, Tensor]:
-    """Features of ``count`` images decoded from draws of the prior, and the first of these images."""
+def _drawn(model: VAE, prior: Prior, count: int, extractor: Extractor) -> tuple[FeatureSet, Tensor]:
+    """Features of ``count`` images decoded from draws of a prior, and the first of these images."""
     features, images = FeatureSet(), []
     with progress() as bar:
-        task = bar.add_task("features of samples", total=count)
+        task = bar.add_task(f"features of samples, {prior} prior", total=count)
         for start in range(0, count, BATCH):
-            batch = model.sample(min(BATCH, count - start))
+            batch = model.sample(min(BATCH, count - start), prior)
             features.add(extractor(to_bytes(batch)))
             images.append(batch.cpu()[: max(0, _MAX_NEAREST - start)])
             bar.advance(task, len(batch))
@@ -120,15 +150,22 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
     return features
 
 
-def _memorised(samples: Tensor, store: Store) -> list[Number]:
-    """Distance of samples and of hold-out images to the nearest training image: root mean square over pixels."""
-    cpu = torch.device("cpu")
-    images = torch.cat([samples, to_float(store.holdout.read(slice(0, _MAX_NEAREST)), cpu)])
-    nearest = torch.full((len(images),), torch.inf)
-    for start in range(0, len(store.train), 5_000):
-        others = to_float(store.train.read(slice(start, start + 5_000)), cpu)
-        nearest = torch.minimum(nearest, distances.nearest_distance(images, others))
+def _copy_check(name: str, samples: Tensor, store: Store) -> list[Number]:
+    """Distances to the nearest training image, of samples and of hold-out images."""
+    holdout = to_float(store.holdout.read(slice(0, _MAX_NEAREST)), torch.device("cpu"))
+    nearest, _ = nearest_training_images(torch.cat([samples, holdout]), store)
     return [
-        mean_of("samples: nearest_training_distance", nearest[: len(samples)]),
-        mean_of("samples: nearest_training_distance_of_holdout", nearest[len(samples) :]),
+        mean_of(f"{name}: nearest_training_distance", nearest[: len(samples)]),
+        mean_of(f"{name}: nearest_training_distance_of_holdout", nearest[len(samples) :]),
     ]
+
+
+def nearest_training_images(images: Tensor, store: Store) -> tuple[Tensor, Tensor]:
+    """Distance of images (N, C, H, W) to the nearest training image, root mean square over pixels; its index; (N,)."""
+    nearest, index = torch.full((len(images),), torch.inf), torch.zeros(len(images), dtype=torch.long)
+    for start in range(0, len(store.train), 5_000):
+        others = to_float(store.train.read(slice(start, start + 5_000)), torch.device("cpu"))
+        found, row = distances.nearest(images, others)
+        index = torch.where(found < nearest, start + row, index)
+        nearest = torch.minimum(nearest, found)
+    return nearest, index

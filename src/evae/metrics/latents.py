@@ -30,7 +30,7 @@ def _measure(context: Context, _: Options) -> Measured:
         spread_name, spread = posterior_spread(q)
         if spread is not None:
             spreads.append(spread.cpu().flatten())
-        outside.append(share_outside(model, q, 10) * len(images))
+        outside.append(share_outside(model.prior(), q, 10) * len(images))
     activity = torch.cat(codes).double().var(0)
     active = float((activity > _ACTIVE * model.prior().variance.cpu()).sum())
     details: dict[str, Any] = {"latent_dim": activity.numel()}

@@ -1,6 +1,8 @@
-"""Importance-weighted bounds on ln p(x), for models whose posterior and prior have densities."""
+"""Importance-weighted bounds on ln p(x), for posteriors and priors with densities."""
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,47 +11,76 @@ from torch.distributions import Distribution
 from evae.console import warn
 from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
+from evae.models.vae import Prior
 
-_NAME = "ln p(x) ≥"
+_NAMES: dict[Prior, str] = {"model": "ln p(x) ≥", "fitted": "ln p(x) ≥, fitted prior"}
 _MAX_LATENTS = 2**19  # evaluated at once: a kernel posterior's density takes 64 nodes for each
 
 
-def _measure(context: Context, options: Options) -> Measured:
-    """The importance-weighted bound on ln p(x), mean over images, in nats; also per dimension of an image.
+def _measure(context: Context, options: Options, prior: Prior) -> Measured:
+    """The importance-weighted bound on ln p(x) under a prior, mean over images, in nats; also per dimension.
 
-    Without a bound there is a warning: the posterior has no density, or leaves the prior's support.
+    Without a bound there is a warning: a density is missing, or the posteriors leave the prior's support.
     """
-    model, samples = context.model, options.likelihood or 1
-    bounds: list[Tensor] = []
+    model, samples, name = context.model, options.likelihood or 1, _NAMES[prior]
+    p = model.prior() if prior == "model" else model.fitted_prior
+    assert p is not None  # as _fitted_depends_on says
     try:
-        for images, q in context.batches("likelihood"):
-            if not bounds and (outside := share_outside(model, q, samples=10)) > 0:
-                warn(
-                    f"no likelihood: the posterior leaves the prior's support ({outside:.1%} of its samples do), where "
-                    "ln p(z) is minus infinity; a model with a Gaussian prior has one"
-                )
-                return Measured(details={"share_outside": outside})
-            bounds.append(importance_weighted_bound(model, images, samples, q))
+        bound, outside = _bound(context, samples, p)
     except NotImplementedError as reason:
-        warn(f"no likelihood: {reason}")
+        warn(f"no likelihood under the {prior} prior: {reason}")
         return Measured()
-    bound = torch.cat(bounds)
-    per_dimension = mean_of("bound_per_dimension", bound / math.prod(model.image_shape))
+    if outside:
+        warn(
+            f"no likelihood under the {prior} prior: the posterior leaves its support ({outside:.1%} of its "
+            f"samples do), where ln p(z) is minus infinity; {_ADVICE[prior]}"
+        )
+        return Measured(details={"share_outside": outside})
+    per_dimension = mean_of("", bound / math.prod(model.image_shape))
     details = {"bound_per_dimension": per_dimension.value, "standard_error_per_dimension": per_dimension.error}
-    return Measured([mean_of(_NAME, bound, "higher")], {"samples": samples}, details, {_NAME: bound})
+    return Measured([mean_of(name, bound, "higher")], {"samples": samples}, details, {name: bound})
 
 
-LIKELIHOOD = Measurement("likelihood", _measure, lambda o: None if o.likelihood is None else {"samples": o.likelihood})
+def _bound(context: Context, samples: int, p: Distribution) -> tuple[Tensor, float]:
+    """The bound of each image, and the fraction of posterior samples outside the prior's support: then no bound."""
+    bounds: list[Tensor] = []
+    for images, q in context.batches("likelihood"):
+        if not bounds and (outside := share_outside(p, q, samples=10)):
+            return torch.empty(0), outside
+        bounds.append(importance_weighted_bound(context.model, images, samples, q, p))
+    bound = torch.cat(bounds)
+    return bound, (bound == -math.inf).double().mean().item()
 
 
-def importance_weighted_bound(model: VAE, images: Tensor, samples: int, q: Distribution | None = None) -> Tensor:
+_ADVICE: dict[Prior, str] = {
+    "model": "evae fit-prior RUN fits a prior under which there is a bound",
+    "fitted": "evae fit-prior RUN --kind gmm fits one with a wider support",
+}
+
+
+def _depends_on(options: Options) -> dict[str, Any] | None:
+    return None if options.likelihood is None else {"samples": options.likelihood}
+
+
+def _fitted_depends_on(options: Options) -> dict[str, Any] | None:
+    depends_on = _depends_on(options) if options.fitted else None
+    return depends_on and depends_on | {"fitted": options.fitted}
+
+
+LIKELIHOOD = Measurement("likelihood", partial(_measure, prior="model"), _depends_on)
+FITTED_LIKELIHOOD = Measurement("likelihood, fitted prior", partial(_measure, prior="fitted"), _fitted_depends_on, True)
+
+
+def importance_weighted_bound(
+    model: VAE, images: Tensor, samples: int, q: Distribution | None = None, prior: Distribution | None = None
+) -> Tensor:
     r"""ln (1/k) Σ_j p(x|z_j) p(z_j) / q(z_j|x), z_j drawn from q(z|x) (Burda, Grosse and Salakhutdinov 2016).
 
     In expectation a lower bound on ln p(x) that increases to it with k = ``samples``; with k = 1 it is the ELBO's
-    integrand. Of images (N, C, H, W), whose posteriors ``q`` are encoded by default and must lie inside the prior's
-    support, see ``share_outside``; nats, shape (N,), in double precision on the CPU.
+    integrand. Of images (N, C, H, W), whose posteriors ``q`` are encoded by default and must lie inside the support of
+    ``prior``, by default the model's own, see ``share_outside``; nats, shape (N,), in double precision on the CPU.
     """
-    q, prior = q or model.posterior(images), model.prior()
+    q, prior = q or model.posterior(images), prior or model.prior()
     step = max(1, _MAX_LATENTS // (64 * len(images) * q.event_shape[0]))
     log_weights = []
     for done in range(0, samples, step):
@@ -60,8 +91,9 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, q: Distr
     return torch.logsumexp(torch.cat(log_weights), 0) - math.log(samples)
 
 
-def share_outside(model: VAE, q: Distribution, samples: int) -> float:
+def share_outside(prior: Distribution, q: Distribution, samples: int) -> float:
     """The fraction of samples of the posteriors ``q`` that lie outside the prior's support, where ln p(z) is -∞."""
-    z = q.sample((samples,))
-    inside: Tensor = model.prior().support.check(z)
+    support = prior.support
+    assert support is not None  # torch leaves it open for distributions that have none
+    inside: Tensor = support.check(q.sample((samples,)))
     return 1 - inside.cpu().double().mean().item()

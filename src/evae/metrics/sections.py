@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from evae.data import Store
 from evae.metrics.features import Extractor
 from evae.models import VAE
-from evae.models.vae import Latents
+from evae.models.vae import Latents, Prior
 from evae.numerics import seeded
 from evae.runs.evaluation import Better, Number
 from evae.runs.images import batches
@@ -19,7 +19,9 @@ from evae.runs.images import batches
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances."""
+    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances. ``fitted`` identifies the fitted
+    prior, "" where there is none.
+    """
 
     latents: Latents = "sample"
     repeats: int = 1
@@ -27,6 +29,7 @@ class Options:
     extractor: Extractor | None = None
     samples: int = 0
     probes: bool = False
+    fitted: str = ""
 
 
 class Context:
@@ -59,16 +62,23 @@ class Measurement:
     """A section of an evaluation, by its name.
 
     ``depends_on`` returns the options that it depends on, as JSON has them; None where it was not asked for.
+    ``is_of_fitted_prior`` says that it is of the fitted prior, and void as soon as another one is fitted.
     """
 
     name: str
     measure: Callable[[Context, Options], Measured]
     depends_on: Callable[[Options], dict[str, Any] | None] = lambda options: {}
+    is_of_fitted_prior: bool = False
 
     def __call__(self, context: Context, options: Options) -> Measured:
         """Measure from the context's seed, whatever was measured before; without gradients."""
         with torch.no_grad(), seeded(context.seed):
             return self.measure(context, options)
+
+
+def priors(model: VAE) -> tuple[Prior, ...]:
+    """The model's own prior and, where evae fit-prior was run, the fitted one."""
+    return ("model",) if model.read_prior() is None else ("model", "fitted")
 
 
 def mean_of(name: str, values: Tensor, better: Better | None = None, reference: float | None = None) -> Number:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from evae.errors import ConfigError, RunError, first_line
-from evae.files import write_atomically
+from evae.files import digest, write_atomically
 from evae.imports import import_object
 from evae.models.custom import as_json, check_named, is_object
+from evae.models.fitted import FittedPrior, read_prior, write_prior
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -37,6 +38,7 @@ class Pretrained(
     """A module that records its hyperparameters, and is saved and loaded with them."""
 
     _hyperparameters: dict[str, Any]
+    _prior: FittedPrior | Callable[[], FittedPrior | None] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -57,10 +59,28 @@ class Pretrained(
         exported = getattr(evae, cls.__name__, None) is cls
         return f"{'evae' if exported else cls.__module__}.{cls.__qualname__}"
 
+    def attach_prior(self, prior: FittedPrior | Callable[[], FittedPrior | None] | None) -> None:
+        """Set the fitted prior, or the function that reads it when it is first needed."""
+        self._prior = prior
+
+    def read_prior(self) -> FittedPrior | None:
+        """The fitted prior with its parameters; None where none was fitted.
+
+        Raises:
+            RunError: its files are damaged, or it was fitted to other weights.
+        """
+        if callable(self._prior):
+            self._prior = self._prior()
+        return self._prior
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_atomically(save_directory / WEIGHTS, save(state_tensors(self)))
+        weights = save(state_tensors(self))
+        write_atomically(save_directory / WEIGHTS, weights)
         config = {"model": self.class_path, **self.hyperparameters}
         write_atomically(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
+        prior = self.read_prior()
+        if prior is not None and prior.weights == digest(weights):
+            write_prior(prior, save_directory)
 
     @classmethod
     def from_pretrained(
@@ -94,6 +114,7 @@ class Pretrained(
         family = _find_class(config.pop("model", None), cls, model_id, is_local)
         model = _build(family, config, model_kwargs, model_id, is_local).to(map_location)
         weights = fetch(WEIGHTS)
+        model.attach_prior(partial(_read_prior, weights, model_id, None if is_local else hub))
         try:
             model.load_state_dict(load_file(weights, device=map_location))
         except FileNotFoundError as error:
@@ -103,6 +124,21 @@ class Pretrained(
         except RuntimeError as error:
             raise RunError(f"{weights} holds weights of another network than its {CONFIG} describes") from error
         return model.eval()
+
+
+def _read_prior(weights: Path, model_id: str, hub: dict[str, Any] | None) -> FittedPrior | None:
+    """The prior beside the weights, in a local folder (``hub`` None) or on the hub, if it is of these weights."""
+
+    def fetch(name: str) -> Path | None:
+        if hub is None:
+            path = weights.parent / name
+            return path if path.exists() else None
+        try:
+            return Path(hf_hub_download(model_id, name, **hub))
+        except (HfHubHTTPError, OSError):
+            return None
+
+    return read_prior(fetch, lambda: digest(weights.read_bytes()), model_id)
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:

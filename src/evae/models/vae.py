@@ -11,10 +11,11 @@ from torch.distributions import Distribution
 
 from evae.checks import one_of
 from evae.errors import ConfigError
-from evae.models.networks import ImageShape
+from evae.models.networks import ImageShape, evaluation_mode
 from evae.models.pretrained import Pretrained
 
 Latents = Literal["sample", "mean"]
+Prior = Literal["auto", "fitted", "model"]
 
 
 class Terms(NamedTuple):
@@ -86,6 +87,7 @@ class VAE(Pretrained):
         self.image_shape = tuple(image_shape)
         self.encoder, self.prior, self.decoder, self.pixels = encoder, prior, decoder, pixels
         self.objective = objective
+        self._built: tuple[tuple[int, torch.device, torch.dtype], Distribution] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +141,45 @@ class VAE(Pretrained):
         q = self.posterior(images)
         return self.decode(self.code(q) if latents == "mean" else q.sample())
 
+    @property
+    def fitted_prior(self) -> Distribution | None:
+        """The distribution that evae fit-prior fitted to the codes, on the model's device; None where none was fitted.
+
+        It has ``sample`` and, unless it is a second-stage VAE, ``log_prob``; event shape (d,).
+
+        Raises:
+            RunError: its files are damaged, or it was fitted to other weights.
+        """
+        if (prior := self.read_prior()) is None:
+            return None
+        like = next(self.parameters())
+        key = (id(prior), like.device, like.dtype)
+        if self._built is None or self._built[0] != key:
+            self._built = key, prior.distribution(self.example_posterior, like)
+        return self._built[1]
+
     @torch.no_grad()
-    def sample(self, count: int) -> Tensor:
-        """Mean images (count, C, H, W) decoded from draws of the prior, no gradient."""
-        return self.decode(self.prior().sample((count,)))
+    def example_posterior(self) -> Distribution:
+        """The posterior of a black image, for what all posteriors of the model share."""
+        with evaluation_mode(self):
+            return self.posterior(torch.zeros(1, *self.image_shape, device=self.device).to(next(self.parameters())))
+
+    @torch.no_grad()
+    def sample(self, count: int, prior: Prior = "auto") -> Tensor:
+        """Mean images (count, C, H, W) decoded from draws of the prior, no gradient.
+
+        Args:
+            count: number of images.
+            prior: "model", the one it was trained with; "fitted", that of evae fit-prior; "auto", the fitted one where
+                there is one.
+
+        Raises:
+            ConfigError: no prior was fitted.
+            RunError: the fitted prior is damaged, or was fitted to other weights.
+        """
+        fitted = None if one_of("prior", prior, get_args(Prior)) == "model" else self.fitted_prior
+        if fitted is None and prior == "fitted":
+            raise ConfigError(
+                "no prior was fitted to this model's codes; evae fit-prior RUN does, prior='model' samples"
+            )
+        return self.decode((self.prior() if fitted is None else fitted).sample((count,)))

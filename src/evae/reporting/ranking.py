@@ -150,9 +150,9 @@ def incomparable(evaluations: Sequence[Evaluation], likelihoods: Sequence[str]) 
     first: dict[str, dict[str, Any]] = {}
     for section in (section for evaluation in evaluations for section in evaluation.sections.values()):
         for name in (number.name for number in section.numbers):
-            if len(set(likelihoods)) > 1 and (name == "reconstruction" or section.name == "likelihood"):
+            if len(set(likelihoods)) > 1 and (name == "reconstruction" or section.name.startswith("likelihood")):
                 reasons[name] = "the models have different likelihoods p(x|z)"
-            # A setting "samples: count" concerns the numbers whose names begin with "samples: ".
+            # "model prior: count" concerns the numbers whose names begin with "model prior: ".
             own = {k: v for k, v in section.settings.items() if name.startswith("".join(k.rpartition(": ")[:2]))}
             other = first.setdefault(name, own)
             if differing := sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k)):

@@ -10,9 +10,12 @@ import yaml
 from torch import Tensor
 
 from evae.console import console
-from evae.data import ImageSet
+from evae.data import ImageSet, Store, to_float
 from evae.files import write_atomically
+from evae.metrics.fid import nearest_training_images
+from evae.metrics.sections import priors
 from evae.models import VAE
+from evae.models.vae import Prior
 from evae.numerics import resolve_device, seeded
 from evae.reporting import charts, pages
 from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
@@ -52,8 +55,6 @@ def report(
     others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
     sections = evaluation.sections.values() if evaluation else ()
     rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]
-    with seeded(seed):
-        samples = model.sample(64)
     store = own_images(run)
     found = survey(model, store.holdout)
     page = pages.render(
@@ -69,7 +70,8 @@ def report(
         others=others,
         panels=charts.training_panels(run, model),
         reconstructions=_reconstructions(model, store.holdout, found),
-        samples=samples,
+        fitted=model.read_prior(),
+        samples=[_samples(model, store, prior, seed) for prior in priors(model)],
         interpolations=_interpolations(model, store.holdout, found, seed),
         traversals=traversals(model, found, _SHOWN, _STEPS),
         rates=sorted(rates, reverse=True),
@@ -78,6 +80,15 @@ def report(
     write_atomically(path, page)
     console.print(f"report in {path}", soft_wrap=True)
     return path
+
+
+def _samples(model: VAE, store: Store, prior: Prior, seed: int) -> tuple[Prior, Tensor, Tensor, list[float]]:
+    """A prior, 64 samples of it, the first of these above their nearest training images, and their distances."""
+    with seeded(seed):
+        samples = model.sample(64, prior).cpu()
+    distances, rows = nearest_training_images(samples[:_SHOWN], store)
+    nearest = to_float(store.train.read(rows.numpy()))
+    return prior, samples, torch.cat([samples[:_SHOWN], nearest]), distances.tolist()
 
 
 def _reconstructions(model: VAE, holdout: ImageSet, found: Survey) -> Iterator[tuple[Any, ...]]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evae.console import Console
 from evae.reporting.pages import render
 
 _LATEX_COLUMNS = 4  # of numbers, which fit the width of an article

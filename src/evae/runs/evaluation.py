@@ -18,7 +18,7 @@ from evae.files import digest, write_atomically
 from evae.models.pretrained import WEIGHTS
 from evae.runs.folder import RunFolder
 
-VERSION = 2
+VERSION = 3
 RESULTS = "evaluation.json"
 
 Better = Literal["lower", "higher", "reference"]
@@ -47,8 +47,8 @@ class Section:
     """Numbers that were measured together: "reconstructions", "latents", ..., or a user's own.
 
     ``key`` is a digest of all they depend on: weights, images, transform, seed, version and options. Numbers of two
-    runs are comparable where ``settings`` are equal; a key "samples: count" concerns the numbers whose names begin with
-    "samples: ". ``details`` are what is no number, such as the rate of each latent dimension.
+    runs are comparable where ``settings`` are equal; a key "model prior: count" concerns the numbers whose names
+    begin with "model prior: ". ``details`` are what is no number, such as the rate of each latent dimension.
     """
 
     name: str

@@ -4,6 +4,7 @@
     config.json, model.safetensors, README.md    the model, for from_pretrained
     metrics.jsonl        one line per epoch, and one every ``log_every`` steps
     checkpoints/last     the newest state; checkpoints/previous the one before; checkpoints/best the best model
+    prior/               what evae fit-prior fitted
     evaluation.json      what evae evaluate measured
     figures/             training curves, reconstructions, samples
 
@@ -32,11 +33,11 @@ _LOCK = ".lock"
 
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
-_DERIVED = ("report.html", "figures", "tensorboard", NONFINITE)
+_DERIVED = ("report.html", "prior", "figures", "tensorboard", NONFINITE)
 _OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
 
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
-_FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every"}
+_FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every", "fit_prior"}
 _FREE |= {"accelerator", "devices", "num_nodes", "strategy", "compile"}
 
 

@@ -28,7 +28,7 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
     if not all(value is None or isinstance(value, int) for value in (size, crop)):
         raise RunError(f"{run.path / CONFIG}: image_size and crop must be whole numbers")
     try:
-        store = open_store(config["data"], size, crop, on_bad_image)
+        store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"))
         store = store.split_validation(config.get("validation") or 0.0, config.get("seed") or 0)
     except DataError as error:
         raise DataError(f"the images {run} was trained on: {error}") from error
@@ -49,7 +49,7 @@ def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
         except DataError as error:
             raise DataError(f"{error}; --data names others") from error
     else:
-        store = open_store(data, options.image_size, options.crop, options.on_bad_image)
+        store = open_store(data, options.image_size, options.crop, options.on_bad_image, options.image_column)
     (channels, size, _), (wanted, expected, _) = store.image_shape, model.image_shape
     if channels != wanted:
         raise DataError(f"{store.source} has {channels} channels, the model expects {wanted}")

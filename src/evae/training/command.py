@@ -16,6 +16,8 @@ from evae.console import console
 from evae.data import ImageOptions, Images, Store, absolute, open_store, to_float
 from evae.data.store import check_transform
 from evae.errors import ConfigError, DataError
+from evae.fitting import fit_prior
+from evae.fitting.kinds import check_fittable
 from evae.models import EVAE, VAE, ImageShape, check_buildable
 from evae.numerics import seeded
 from evae.runs import Progress, RunFolder
@@ -78,9 +80,11 @@ def train(
     fabric = open_fabric(compute)
     with _quiet(not fabric.is_global_zero), arithmetic(compute.precision), seeded(recipe.seed):
         _check_before_decoding(fabric, folder, model, settings)
-        store = open_store(data, images.image_size, images.crop, images.on_bad_image)
+        store = open_store(data, images.image_size, images.crop, images.on_bad_image, images.image_column)
         store = store.split_validation(recipe.validation, recipe.seed)
         network = _build(model, store, settings)
+        if run.fit_prior:
+            check_fittable(run.fit_prior, network)
         config = _resolved(data, folder, network, store, settings)
         network.prepare(partial(_drawn, store.train, recipe.seed), recipe.batch_size)
         if compute.sync_batchnorm and compute.processes > 1:
@@ -92,6 +96,8 @@ def train(
             epochs = f"{trained} epoch{'s' * (trained > 1)}"
             done = f"{folder}: trained for {epochs}{early}; evae evaluate {folder} measures it"
             console.print(done, soft_wrap=True)
+        if progress is not None and run.fit_prior and fabric.is_global_zero:
+            fit_prior(folder.path, kind=run.fit_prior, seed=recipe.seed, device=fabric.device.type)
     return folder.path
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from evae import checks
 from evae.data import ImageOptions
 from evae.errors import ConfigError
+from evae.fitting.settings import Choice
 from evae.training.loggers import LoggerName
 
 Decay = Literal["none", "cosine"]
@@ -99,11 +100,13 @@ class RunOptions:
         resume: auto continues the run in --out from its last checkpoint, if there is one.
         overwrite: replace the run in --out.
         time_limit: minutes after the start of the command at which to save and stop, with exit code 75.
+        fit_prior: after training, fit a prior of this kind to the codes, as evae fit-prior --kind.
     """
 
     resume: Literal["auto"] | None = None
     overwrite: bool = False
     time_limit: float | None = None
+    fit_prior: Choice | None = None
 
     def __post_init__(self) -> None:
         if self.resume is not None:
@@ -112,6 +115,8 @@ class RunOptions:
             raise ConfigError("--resume and --overwrite contradict each other")
         if self.time_limit is not None:
             checks.positive("time_limit", self.time_limit)
+        if self.fit_prior is not None:
+            checks.one_of("fit_prior", self.fit_prior, get_args(Choice))
 
 
 @dataclass(frozen=True)
