@@ -1,7 +1,7 @@
 """Samples of every prior of every family: Fréchet and kernel distances, precision, recall and the copy check.
 
     python benchmarks/generation.py --data PATH_OR_NAME [--latent-dims 16 64] [--epochs 20] [--samples 10000]
-        [--families EVAE AE ...] [--kinds gaussian gmm kde flow vae] [--out generation]
+        [--families EVAE AE ...] [--kinds gaussian gmm kde flow vae] [--fit-epochs 100] [--out generation]
 
 Trains each family (Appendix C's networks and training), fits each kind of prior to its codes and measures what they
 draw with the features of efficientnet-lite0. It goes on where it was stopped: runs are resumed, and what is in
@@ -10,11 +10,12 @@ OUT/results.json is not measured again. Prints a Markdown table of all results s
 
 import argparse
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evae import AE, EVAE, RAE, WAE, BetaVAE, GaussianVAE, evaluate, fit_prior, train
+from evae import AE, EVAE, RAE, WAE, BetaVAE, GaussianVAE, evaluate, fit_prior, load_model, train
 from evae.errors import ConfigError
 from evae.files import write_atomically
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--fit-epochs", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("generation"))
     options = parser.parse_args()
     path = options.out / "results.json"
@@ -50,7 +52,7 @@ def main() -> None:
             measure(cell, found, options, dim, name)
             for kind in options.kinds:
                 if kind not in found:
-                    found[kind] = measure_prior(run_folder(options, dim, name), kind, options.samples)
+                    found[kind] = measure_prior(run_folder(options, dim, name), kind, options)
                     write_atomically(path, json.dumps(results, indent=1) + "\n")
     print(table(results))
 
@@ -80,16 +82,19 @@ def measure(cell: str, found: dict[str, Any], options: argparse.Namespace, dim: 
         found[kind] = {k.partition(": ")[2]: v for k, v in numbers.items() if k.startswith(f"{kind}: ")}
 
 
-def measure_prior(folder: Path, kind: str, samples: int) -> dict[str, Any] | None:
+def measure_prior(folder: Path, kind: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Fit a prior and measure its samples; None where the family has no such prior."""
+    start = time.monotonic()
     try:
-        fit_prior(folder, kind=kind)
+        fit_prior(folder, kind=kind, fit_epochs=options.fit_epochs)
     except ConfigError as error:
         print(error, flush=True)
         return None
     about = json.loads((folder / "prior" / "prior.json").read_text())["about"]
-    numbers = measured(folder, samples)
-    found = {k.partition(": ")[2]: v for k, v in numbers.items() if k.startswith("fitted prior: ")}
+    seconds = time.monotonic() - start
+    numbers = measured(folder, options.samples)
+    found: dict[str, Any] = {k.partition(": ")[2]: v for k, v in numbers.items() if k.startswith("fitted prior: ")}
+    found["fit"] = about | {"seconds": seconds, "density": str(load_model(folder).read_prior())}
     return found | {"held_out_log_density": [about.get("held_out_log_density"), about.get("standard_error")]}
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from evae import EVAE, WAE, GaussianVAE, evaluate, fit_prior, load_model, report, sample, train
+from evae import EVAE, VAE, WAE, GaussianVAE, evaluate, fit_prior, load_model, report, sample, train
 from evae.cli import main
 from evae.errors import ConfigError, DataError, RunError
+from evae.models import pretrained
 from tests.small import trained
 
 
@@ -57,6 +58,13 @@ def test_it_is_saved_and_loaded(run, kind, capsys):
     assert all(torch.equal(copy.tensors[name], tensor) for name, tensor in again.tensors.items())
 
 
+def test_it_comes_with_a_model_of_the_hub(run, monkeypatch):
+    monkeypatch.setattr(pretrained, "hf_hub_download", lambda model_id, name, **options: run / name)
+    assert VAE.from_pretrained("someone/model").read_prior().identity == load_model(run).read_prior().identity
+    shutil.rmtree(run / "prior")
+    assert VAE.from_pretrained("someone/model").fitted_prior is None
+
+
 def test_auto_keeps_the_kind_with_the_highest_held_out_density(run, capsys):
     fit_prior(run, kind="auto", components=2, fit_epochs=1)
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
@@ -76,7 +84,10 @@ def test_a_preset_sets_all_of_it(run):
     assert (prior.kind, prior.settings) == ("vae", {"dim": 3, "depth": 3, "width": 1024})
     assert prior.about["preset"] == "dai-wipf"
     fit_prior(run, preset="pythae-maf", fit_epochs=1)
-    assert load_model(run).read_prior().settings["flow"] == "maf"
+    settings = {"dim": 3, "flow": "maf", "transforms": 2, "depth": 3, "width": 128}
+    assert load_model(run).read_prior().settings == settings
+    fit_prior(run, kind="flow", flow="coupling-splines", transforms=1, width=8, fit_epochs=1)
+    assert load_model(run).read_prior().settings["flow"] == "coupling-splines"
     with pytest.raises(ConfigError, match="--preset rae-gmm10 sets the density; without it --components can be given"):
         fit_prior(run, preset="rae-gmm10", components=3)
 

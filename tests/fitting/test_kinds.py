@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from evae import AE, EVAE, HVAE, WAE, GaussianVAE
 from evae.distributions import VonMisesFisher, parameters_of, select
 from evae.errors import ConfigError
-from evae.fitting.codes import Codes
+from evae.fitting.codes import of_posteriors
 from evae.fitting.kinds import check_fittable, fit
 from evae.fitting.settings import Density
 from evae.models.fitted import FittedPrior
@@ -33,10 +33,7 @@ def directions(dim, count=300):
 
 def codes_of(model, posterior, latents="sample"):
     order = torch.randperm(posterior.batch_shape[0])
-    held_out = len(order) // 10
-    sphere = isinstance(posterior, VonMisesFisher)
-    centre = torch.nn.functional.normalize(posterior.mode.double().mean(0), dim=0) if sphere else None
-    return Codes(model, posterior, latents, 0, order[held_out:], order[:held_out], centre)
+    return of_posteriors(model, select(posterior, order), latents, 0)
 
 
 def distribution(prior: FittedPrior, codes, dtype=torch.float64):
@@ -79,7 +76,7 @@ def test_samples_have_the_moments_of_the_codes(kind):
     """To within a fifth of the codes' standard deviation of 2, 6 standard errors of 4,000 draws and more."""
     codes = vectors()
     prior = distribution(fit(kind, codes, QUICK, CPU), codes, torch.float32)
-    samples, real = prior.sample((4000,)), codes.drawn(codes.fitted)
+    samples, real = prior.sample((4000,)), codes.drawn_codes(codes.fitted)
     assert (samples.mean(0) - real.mean(0)).abs().max() < 0.4
     assert (samples.std(0) - real.std(0)).abs().max() < 0.4
 
@@ -94,7 +91,7 @@ def test_the_gaussian_has_the_mean_and_the_covariance_of_the_codes():
 
 def test_a_mixture_beats_one_gaussian_on_two_clusters():
     codes = vectors()
-    held_out = codes.drawn(codes.held_out)
+    held_out = codes.drawn_codes(codes.held_out)
     scores = {
         kind: distribution(fit(kind, codes, QUICK, CPU), codes).log_prob(held_out.double()).mean()
         for kind in ("gaussian", "gmm", "kde")

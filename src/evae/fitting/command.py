@@ -94,7 +94,7 @@ def best_prior(codes: Codes, density: Density, device: torch.device) -> FittedPr
             warn(f"no {kind}: {error}")
             continue
         score, spread = held_out_log_density(prior, codes)
-        fitted, held_out = len(codes.fitted), len(codes.held_out)
+        fitted, held_out = (rows.stop - rows.start for rows in (codes.fitted, codes.held_out))
         about: dict[str, Any] = {"codes": codes.latents, "seed": codes.seed, "fitted": fitted, "held_out": held_out}
         if score is not None:
             about |= {"held_out_log_density": score, "standard_error": spread}
@@ -112,7 +112,7 @@ def best_prior(codes: Codes, density: Density, device: torch.device) -> FittedPr
 @torch.no_grad()
 def held_out_log_density(prior: FittedPrior, codes: Codes) -> tuple[float | None, float | None]:
     """Mean log-density of the held-out codes in nats, and its standard error; None for a prior without a density."""
-    rows = codes.drawn(codes.held_out)
+    rows = codes.drawn_codes(codes.held_out)
     distribution = prior.distribution(lambda: codes.posterior, rows)
     try:
         values = [distribution.log_prob(part).double() for part in rows.split(_CHUNK)]

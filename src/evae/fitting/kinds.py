@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from evae.console import progress, warn
 from evae.distributions import AggregatedPosterior, parameters_of, select
 from evae.errors import ConfigError
-from evae.fitting.codes import Codes
+from evae.fitting.codes import Codes, chunks
 from evae.fitting.networks import Fit, optimise
 from evae.fitting.settings import Choice, Density
 from evae.models import VAE
@@ -50,10 +50,14 @@ def check_fittable(kind: Choice, model: VAE) -> None:
 
 def _gaussian(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
     """N(m, S) with the mean and the covariance of the codes: the maximum of the likelihood, but for the ridge."""
-    y = codes.flattened(codes.drawn(codes.fitted)).double()
-    covariance = torch.atleast_2d(y.T.cov(correction=0))
+    count, total, outer = 0, torch.zeros(codes.dim).double(), torch.zeros(codes.dim, codes.dim).double()
+    origin = codes.drawn(chunks(codes.fitted)[0]).double().mean(0)  # sums about it do not cancel
+    for part in chunks(codes.fitted):
+        y = codes.drawn(part, draw=part.start).double() - origin
+        count, total, outer = count + len(y), total + y.sum(0), outer + y.T @ y
+    covariance = outer / count - torch.outer(total, total) / count**2
     covariance.diagonal().add_(_ridge(covariance.diagonal()))
-    return FittedPrior("gaussian", {"mean": y.mean(0), "scale_tril": torch.linalg.cholesky(covariance)})
+    return FittedPrior("gaussian", {"mean": origin + total / count, "scale_tril": torch.linalg.cholesky(covariance)})
 
 
 def _gmm(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
@@ -61,14 +65,15 @@ def _gmm(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    most = len(codes.fitted) // 2
+    count = codes.fitted.stop - codes.fitted.start
+    most = count // 2
     components = density.components or max(1, min(_COMPONENTS, most))
     if components > most and components > 1:
         raise ConfigError(
             f"a mixture of {components} components needs at least {2 * components} training images besides the "
-            f"held-out ones, not {len(codes.fitted)}; lower --components, or take --kind gaussian"
+            f"held-out ones, not {count}; lower --components, or take --kind gaussian"
         )
-    y = codes.flattened(codes.drawn(codes.fitted[:_MAX_CODES])).double()
+    y = codes.drawn(slice(codes.fitted.start, min(codes.fitted.start + _MAX_CODES, codes.fitted.stop))).double()
     mixture = GaussianMixture(
         components,
         max_iter=density.iterations,
@@ -104,7 +109,7 @@ def _kde(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
     on_sphere = codes.centre is not None
     tensors = parameters_of(posterior) | ({} if on_sphere else _gaussian(codes, density, device).tensors)
     settings = {"factor": 1.0} if on_sphere else {"factor": 1.0, "background": _BACKGROUND}
-    scored = codes.drawn(codes.held_out[:_SCORED])
+    scored = codes.drawn_codes(slice(0, min(_SCORED, codes.held_out.stop)))
     best = -math.inf
     with progress("{task.fields[best]}") as bar:
         task = bar.add_task("choosing the width of the kde", total=None, best="")
@@ -144,7 +149,7 @@ def _flow(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
 
 def _second_stage(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
     """A VAE of the standardised codes, which are drawn anew from the posteriors in each epoch."""
-    settings = {"dim": codes.dim, "depth": density.depth or 3, "width": density.width or 1024}
+    settings = {"dim": codes.dim, "depth": density.depth or 3, "width": density.width or 512}
     make = partial(SecondStage, **settings)
     loss: Callable[..., Tensor] = SecondStage.negative_elbo
     return FittedPrior("vae", _trained(codes, density, device, "second stage", make, loss), settings)
@@ -159,12 +164,12 @@ def _trained(
     loss: Callable[..., Tensor],
 ) -> dict[str, Tensor]:
     """The state of a network trained on standardised codes, and the ``shift`` and ``scale`` of these."""
-    y = codes.flattened(codes.drawn(codes.fitted))
+    y = codes.drawn(codes.fitted)
     shift, scale = y.mean(0), y.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)
 
-    def standardised(rows: Tensor, draw: int) -> Tensor:
-        return ((codes.flattened(codes.drawn(rows, draw)) - shift) / scale).to(device)
+    def standardised(rows: slice, draw: int) -> Tensor:
+        return ((codes.drawn(rows, draw) - shift) / scale).to(device)
 
     state = optimise(
         Fit(make, loss, title),

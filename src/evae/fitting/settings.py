@@ -22,10 +22,10 @@ class Density:
         codes: fit to one sample of each posterior, or to its mean.
         components: components of a gmm; default: 10, fewer where there are fewer than 20 codes.
         iterations: steps of a gmm's expectation maximisation, at most.
-        flow: coupling-splines, rational-quadratic splines; or maf, a masked autoregressive flow, slow to sample.
+        flow: maf, a masked autoregressive flow; or coupling-splines, rational-quadratic splines, slower to fit.
         transforms: transforms of a flow.
         depth: hidden layers of a flow's or a vae's networks; default: 2 and 3.
-        width: units of a hidden layer; default: 128 and 1024.
+        width: units of a hidden layer; default: 128 and 512.
         fit_epochs: epochs of a flow or a vae, at most; default: 100.
         fit_batch_size: codes per step of a flow or a vae.
         fit_learning_rate: Adam learning rate of a flow or a vae.
@@ -37,12 +37,12 @@ class Density:
     codes: Latents = "sample"
     components: int | None = None
     iterations: int = 500
-    flow: Flow = "coupling-splines"
-    transforms: int = 6
+    flow: Flow = "maf"
+    transforms: int = 5
     depth: int | None = None
     width: int | None = None
     fit_epochs: int = 100
-    fit_batch_size: int = 256
+    fit_batch_size: int = 512
     fit_learning_rate: float = 1e-3
     halve_every: int | None = None
     patience: int | None = 10

@@ -27,7 +27,7 @@ from evae.files import digest, write_atomically
 from evae.models.second_stage import SecondStage, SecondStagePrior
 
 Kind = Literal["gaussian", "gmm", "kde", "flow", "vae"]
-Flow = Literal["coupling-splines", "maf"]
+Flow = Literal["maf", "coupling-splines"]
 
 FOLDER, RECORD, TENSORS = "prior", "prior.json", "prior.safetensors"
 VERSION = 1
@@ -146,16 +146,14 @@ _DENSITIES: dict[str, Callable[[dict[str, Tensor], dict[str, Any], Posterior], D
 }
 
 
-def make_flow(
-    dim: int, flow: Flow = "coupling-splines", transforms: int = 6, depth: int = 2, width: int = 128
-) -> nn.Module:
+def make_flow(dim: int, flow: Flow = "maf", transforms: int = 5, depth: int = 2, width: int = 128) -> nn.Module:
     """A normalizing flow of R^d with initial weights, of the library zuko: its call returns the Distribution.
 
     Args:
         dim: d.
-        flow: "coupling-splines", rational-quadratic splines of one half of the coordinates given the other (Durkan et
-            al., NeurIPS 2019), or "maf", a masked autoregressive flow (Papamakarios et al., NeurIPS 2017), whose draws
-            take d passes through its networks.
+        flow: "maf", a masked autoregressive flow (Papamakarios et al., NeurIPS 2017), whose draws take d passes through
+            its networks; or "coupling-splines", rational-quadratic splines of one half of the coordinates given the
+            other (Durkan et al., NeurIPS 2019).
         transforms: number of transforms.
         depth: hidden layers of each.
         width: units of a hidden layer.

@@ -130,13 +130,11 @@ def _read_prior(weights: Path, model_id: str, hub: dict[str, Any] | None) -> Fit
     """The prior beside the weights, in a local folder (``hub`` None) or on the hub, if it is of these weights."""
 
     def fetch(name: str) -> Path | None:
-        if hub is None:
-            path = weights.parent / name
-            return path if path.exists() else None
         try:
-            return Path(hf_hub_download(model_id, name, **hub))
+            path = weights.parent / name if hub is None else Path(hf_hub_download(model_id, name, **hub))
         except (HfHubHTTPError, OSError):
             return None
+        return path if path.exists() else None
 
     return read_prior(fetch, lambda: digest(weights.read_bytes()), model_id)
 
