@@ -1,6 +1,7 @@
 """Messages and progress for people, on standard error; results go to standard output."""
 
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import IO, Any, NoReturn, cast
@@ -8,10 +9,12 @@ from typing import IO, Any, NoReturn, cast
 import rich.console
 from rich._null_file import NULL_FILE
 from rich.console import ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
 from evae.errors import printable
+
+_SECONDS = 60  # between lines of progress
 
 
 class Console(rich.console.Console):
@@ -61,15 +64,43 @@ def warn(message: str) -> None:
     console.print(message, soft_wrap=True)
 
 
+class _LineProgress(Progress):
+    """Where there is no terminal: a line a minute instead of a bar."""
+
+    def __init__(self, *columns: TextColumn) -> None:
+        super().__init__(disable=True)
+        self._shown, self._told = columns, time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if time.monotonic() - self._told < _SECONDS:
+            return
+        self._told = time.monotonic()
+        task = next(task for task in self.tasks if task.id == task_id)
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        left = "" if task.time_remaining is None else f", {task.time_remaining / 60:.0f} minutes left"
+        words = " ".join(str(column.render(task)) for column in self._shown)
+        console.print(f"{task.description}: {task.completed:,.0f}{total}{left}  {words}".rstrip(), soft_wrap=True)
+
+
 def progress(*columns: str) -> Progress:
-    """A progress bar with a count, the time left and ``columns`` of task fields; drawn on terminals only."""
+    """A progress bar with a count, the time left and ``columns`` of task fields; without a terminal a line a minute."""
+    texts = [TextColumn(column) for column in columns]
+    if not console.is_terminal:
+        return _LineProgress(*texts)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        *(TextColumn(column) for column in columns),
+        *texts,
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
