@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from evae.reporting import training_figures
+
 ORACLES = Path(__file__).parent / "oracles"
 
 
@@ -31,6 +33,21 @@ def _validation():
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
     torch.set_num_threads(1)  # the networks are small
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    """Runs have no figures of their training, whose drawing takes three quarters of a small run's time."""
+    drawn = training_figures.draw_training
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_figures, "draw_training", lambda *_: None)
+        yield drawn
+
+
+@pytest.fixture
+def drawn(_undrawn, monkeypatch):
+    """Runs have their figures, for tests that look at them."""
+    monkeypatch.setattr(training_figures, "draw_training", _undrawn)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from evae.metrics.distances import (
     frechet_spread,
     kernel_distance,
     kernel_distance_of_pairs,
-    nearest_distance,
+    nearest,
 )
 
 DOUBLE = torch.float64
@@ -225,9 +225,11 @@ def test_coverage_is_a_brute_force_version(shift, monkeypatch):
     assert coverage(real, samples, 4) == pytest.approx(brute_force(real.numpy(), samples.numpy(), 4))
 
 
-def test_nearest_distance(monkeypatch):
-    monkeypatch.setattr("evae.metrics.distances._CHUNK", 5)
+def test_nearest():
     images, others = torch.rand(4, 1, 3, 3), torch.rand(12, 1, 3, 3)
-    expected = [min((x - y).square().mean().sqrt().item() for y in others) for x in images]
-    assert nearest_distance(images, others).tolist() == pytest.approx(expected, rel=1e-4)
-    assert nearest_distance(others[:2], others).tolist() == pytest.approx([0, 0], abs=1e-3)
+    each = torch.tensor([[(x - y).square().mean().sqrt() for y in others] for x in images])
+    distance, index = nearest(images, others)
+    assert distance == pytest.approx(each.amin(1), rel=1e-4)
+    assert torch.equal(index, each.argmin(1))
+    distance, index = nearest(others[:2], others)
+    assert (distance.tolist(), index.tolist()) == (pytest.approx([0, 0], abs=1e-3), [0, 1])

@@ -441,6 +441,31 @@ def test_features_that_cannot_be_used(name, sentence):
         load_extractor(f"own_features:{name}")(noise(2, 1, 4, 4))
 
 
+def assert_close_to_plain(extractor, network, prepare, images):
+    """All features within 1e-4 of the largest, and each image's within 1e-4 in norm, of the network as published."""
+    with torch.no_grad():
+        expected = network(prepare(images.expand(-1, 3, -1, -1))).double()
+    difference = extractor(images) - expected
+    assert difference.abs().max() < 1e-4 * expected.abs().max()
+    assert (difference.norm(dim=1) < 1e-4 * expected.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_the_plain_networks(lite, fid, weights, channels):
+    def prepare(images):
+        return (functional.interpolate(images.float(), (224, 224), mode="bilinear") - 127) / 128
+
+    images = noise(lite.batch + 1, channels, 20, 28)  # more than one forward pass
+    assert_close_to_plain(lite, features._efficientnet(), prepare, images)
+    network = load_inception(weights)
+    assert_close_to_plain(fid, network, lambda x: (resize_like_tensorflow1(x, 299) - 128) / 128, images[:2])
+
+
+def test_the_identity_is_that_of_the_published_weights(lite):
+    """Cached features and recorded evaluations name it."""
+    assert lite.identity == "56d38a5e6a515d0160c72fbf7e9bcf7c"
+
+
 def test_images_that_cannot_be_used(lite):
     for images in (torch.rand(2, 1, 8, 8), noise(2, 2, 8, 8), noise(1, 8, 8)):
         with pytest.raises(DataError, match=r"efficientnet-lite0 takes 8-bit grey or colour images \(N, C, H, W\)"):

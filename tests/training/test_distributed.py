@@ -18,6 +18,7 @@ from evae.models.encoders import PointEncoder
 from evae.models.likelihoods import BernoulliLikelihood
 from evae.models.priors import NormalPrior
 from evae.models.vae import Objective
+from evae.reporting import training_figures
 from evae.runs import RunFolder
 from evae.runs.checkpoints import distributed_like, full_tensor
 from evae.training.fabric import open_fabric
@@ -28,7 +29,7 @@ from tests.data.test_streams import png
 from tests.training.small import SETTINGS, SmallEVAE, weights
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["evae.training.command", "tests.training.small"])
+_CONTEXT.set_forkserver_preload(["evae.training.command", "evae.reporting", "tests.training.small"])
 
 
 def _process(work, rank, port, cache, arguments):
@@ -38,6 +39,7 @@ def _process(work, rank, port, cache, arguments):
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "EVAE_CACHE": str(cache),
     }  # fmt: skip
     torch.set_num_threads(1)
+    training_figures.draw_training = lambda *_: None  # as in tests/conftest.py
     work(*arguments)
 
 

@@ -16,7 +16,7 @@ from tests.training.small import SETTINGS, same_run, weights
 
 # Children that have imported torch already, and nothing of the tests' state.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["evae.training.command", "tests.training.small"])
+_CONTEXT.set_forkserver_preload(["evae.training.command", "evae.reporting", "tests.training.small"])
 
 
 def _train_until(cache, blobs, out, last_event, options):

@@ -186,7 +186,8 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
     return torch.cat([torch.cdist(rows, x).kthvalue(neighbours + 1, dim=1).values for rows in x.split(_CHUNK)])
 
 
-def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
-    """Distance of each image (N, ...) to the nearest of others (M, ...), root mean square over pixels, shape (N,)."""
+def nearest(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of images (N, ...) to the nearest of others (M, ...), root mean square over pixels; its index; (N,)."""
     x, y = images.flatten(1), others.flatten(1)
-    return torch.cdist(x, y).amin(1) / math.sqrt(x.shape[1])
+    distance, index = torch.cdist(x, y).min(1)
+    return distance / math.sqrt(x.shape[1]), index

@@ -65,7 +65,8 @@ class _Mixed(nn.Module):
         for branch, chain in self.chains.items():
             y = self.pool(x) if branch == "branch_pool" else x
             for names in chain:
-                y = torch.cat([self.get_submodule(name)(y) for name in names], 1)
+                parallel = [self.get_submodule(name)(y) for name in names]
+                y = parallel[0] if len(parallel) == 1 else torch.cat(parallel, 1)
             outputs.append(y)
         return torch.cat(outputs, 1)
 
