@@ -224,6 +224,7 @@ def test_the_report_shows_both_and_the_nearest_training_images(run):
         "samples of the fitted prior above their nearest training images",
     ):
         assert text in page
+    assert "&amp;#39;" not in page
 
 
 class TestTrain:
