@@ -1,6 +1,7 @@
 """What a trained model is used for: samples, reconstructions of one's own images, latent codes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from itertools import count as counted
 from pathlib import Path
@@ -10,20 +11,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evae import checks, figures
-from evae.console import console
+from evae.console import console, warn
 from evae.data import ImageOptions, Images, Store, to_float
-from evae.data.decode import SUFFIXES, BadImageError, decode
-from evae.errors import DataError, RunError
+from evae.data.build import check_bad_images
+from evae.data.decode import SUFFIXES
+from evae.data.labels import Label
+from evae.data.labels import encode as encode_labels
+from evae.data.rows import Source, listed
+from evae.data.store import check_transform
+from evae.errors import ConfigError, DataError, RunError
 from evae.files import replacing
 from evae.fitting import fit_prior
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
 from evae.runs import RunFolder
-from evae.runs.images import batches, images_for
+from evae.runs.images import batches, images_for, preprocessing, transform_for
+from evae.runs.preprocessing import Found, Preprocessing, source_of
 from evae.settings import flat
 
 _BATCH = 500  # images decoded at a time
@@ -37,6 +45,30 @@ def load_model(folder: Path) -> VAE:
         RunError: the folder is not a run, has no weights yet, or they are damaged.
     """
     return RunFolder(folder).model()
+
+
+def load_images(run_or_model: Path | RunFolder | VAE, images: Path | Sequence[Path]) -> Tensor:
+    """Image files as a model takes them: floats (N, C, H, W) in [0, 1], on the CPU.
+
+    A file that the run was trained on gives the very pixels that it was trained on: the run's crop, size and scale of
+    values are applied, and grey or colour is converted. A model alone knows its size and channels; its images are
+    cropped to the centre square.
+
+    Args:
+        run_or_model: the folder of a trained run, or a model.
+        images: files, or folders of them.
+
+    Raises:
+        RunError: the folder is not a run, or it is damaged.
+        DataError: a file cannot be read or is not an image, or a folder holds none.
+    """
+    if isinstance(run_or_model, VAE):
+        rule = Preprocessing(run_or_model.image_shape)
+    else:
+        run = run_or_model if isinstance(run_or_model, RunFolder) else RunFolder(run_or_model)
+        rule = preprocessing(run, run.model())
+    files = _image_files([images] if isinstance(images, str | Path) else images)
+    return to_float(np.stack([rule.load(file) for file in files]))
 
 
 def sample(
@@ -112,9 +144,12 @@ def reconstruct(
 ) -> Path:
     """Reconstruct image files with a trained run: one file each, and a figure of originals above reconstructions.
 
+    Images are cropped and resized as those that the run was trained on; grey and colour are converted. Files that
+    cannot be read are named in a warning, and the others are done.
+
     Args:
         run_folder: the folder of a trained run.
-        images: files, or folders of them; cropped to the centre square and resized to the model's size.
+        images: files, or folders of them.
         out: folder for the reconstructions and comparison.png.
         latents: decode the posterior mean, or one sample of the posterior.
         seed: seed of the samples.
@@ -122,26 +157,49 @@ def reconstruct(
 
     Raises:
         RunError: the folder is not a run, or the output cannot be written.
-        DataError: a file does not exist or is not an image.
+        DataError: none of the files is an image that can be read.
     """
-    model = RunFolder(run_folder).model().to(resolve_device(device))
+    run = RunFolder(run_folder)
+    model = run.model().to(resolve_device(device))
     files, out = _image_files(images), Path(out)
     names = _distinct([file.stem for file in files])
     written = {(out / f"{name}.png").resolve() for name in [*names, "comparison"]}
     if overwritten := [file for file in files if file.resolve() in written]:
         raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
+    rule = preprocessing(run, model)
     compared: list[tuple[Tensor, Tensor]] = []
+    done, bad = 0, list[str]()
     with seeded(seed):
         for start in range(0, len(files), _BATCH):
             chunk = slice(start, start + _BATCH)
-            originals = to_float(np.stack([_load(file, *model.image_shape[:2]) for file in files[chunk]]), model.device)
+            loaded = _load(files[chunk], names[chunk], rule, bad)
+            if not loaded:
+                continue
+            originals = to_float(np.stack(list(loaded.values())), model.device)
             rebuilt = model.reconstruct(originals, latents)
-            _save_each(rebuilt, names[chunk], out)
+            _save_each(rebuilt, list(loaded), out)
             compared = compared or [(originals[:_COMPARED], rebuilt[:_COMPARED])]
-        rows = dict(zip(("original", "reconstruction"), compared[0], strict=True))
-        figures.save_rows(rows, out / "comparison.png")
-    console.print(f"{len(files)} reconstructions and comparison.png in {out}", soft_wrap=True)
+            done += len(loaded)
+    if not done:
+        raise DataError(listed(bad, "; "))
+    rows = dict(zip(("original", "reconstruction"), compared[0], strict=True))
+    figures.save_rows(rows, out / "comparison.png")
+    console.print(f"{done} reconstructions and comparison.png in {out}", soft_wrap=True)
+    if bad:
+        noun = "file was" if len(bad) == 1 else "files were"
+        warn(f"{len(bad)} {noun} not reconstructed: {listed(bad, '; ')}")
     return out
+
+
+def _load(files: list[Path], names: list[str], rule: Preprocessing, bad: list[str]) -> dict[str, NDArray[np.uint8]]:
+    """The pixels of each file that can be read, by name; the sentences about the others are added to ``bad``."""
+    loaded = {}
+    for file, name in zip(files, names, strict=True):
+        try:
+            loaded[name] = rule.load(file)
+        except DataError as error:
+            bad.append(str(error))
+    return loaded
 
 
 @flat
@@ -150,63 +208,111 @@ def encode(
 ) -> Path:
     """Write the latent codes of images to a Parquet file: file or index, split, label, and one column per latent.
 
-    A code is the posterior's mean, on a sphere its mean direction.
+    A code is the posterior's mean, on a sphere its mean direction. Other images than the run's own are cropped, resized
+    and scaled as those, unless options say otherwise; grey and colour are converted. Their split is the one that their
+    folders or files tell, and empty where these tell none.
 
     Args:
         run_folder: the folder of a trained run.
-        out: the Parquet file to write.
-        data: images to encode instead of the run's own; as in evae train.
+        out: the Parquet file to write, NAME.parquet.
+        data: images to encode instead of the run's own; as in evae train, or a single image file.
         images: how other images are read.
         device: cpu, cuda or mps; auto: a GPU where there is one.
 
     Raises:
+        ConfigError: the name of the output does not end with .parquet.
         RunError: the folder is not a run, or the file cannot be written.
         DataError: the images cannot be used with this model.
     """
     run, out = RunFolder(run_folder), Path(out)
+    if out.suffix.lower() != ".parquet":
+        raise ConfigError(
+            f"--out {out} does not end with .parquet, the only format of codes; name it {out.stem}.parquet"
+        )
     model = run.model().to(resolve_device(device))
-    store = images_for(run, model, data, images)
+    source = None if data is None else source_of(data, images.image_column)
+    if source is None or source.stream is not None:
+        tables = _tables(model, images_for(run, model, data, images))
+    else:
+        tables = iter([_table_of_source(run, model, source, images)])
     with replacing(out) as temporary:
-        written = _write_codes(model, store, temporary)
+        written = _write_codes(tables, temporary)
     console.print(f"{written} latent codes in {out}", soft_wrap=True)
     return out
 
 
-@torch.no_grad()
-def _write_codes(model: VAE, store: Store, path: Path) -> int:
-    """The codes of all splits, to a Parquet file; returns their number."""
-    writer, written = None, 0
-    for images in filter(None, (store.train, store.validation, store.holdout)):
-        start = 0
-        for batch in batches(images, model.device, f"encoding {images.split}"):
-            table = _latent_table(images, start, model.encode(batch).cpu(), store.class_names)
-            writer = writer or pq.ParquetWriter(path, table.schema)
+def _write_codes(tables: Iterator[pa.Table], path: Path) -> int:
+    """Write tables to one Parquet file; returns the number of rows."""
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        written = 0
+        for table in chain([first], tables):
             writer.write_table(table)
             written += table.num_rows
-            start += len(batch)
-    assert writer is not None  # a store has images in both splits
-    writer.close()
     return written
 
 
-def _latent_table(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
+@torch.no_grad()
+def _tables(model: VAE, store: Store) -> Iterator[pa.Table]:
+    """The codes of all splits of a store, a batch at a time."""
+    for images in filter(None, (store.train, store.validation, store.holdout)):
+        start = 0
+        for batch in batches(images, model.device, f"encoding {images.split}"):
+            yield _table_of_batch(images, start, model.encode(batch).cpu(), store.class_names)
+            start += len(batch)
+
+
+def _table_of_batch(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
     rows = slice(start, start + len(latents))
-    names, labels = images.names[rows], images.labels[rows].tolist()
-    by_index = images.names[0].isdigit()
+    splits = [images.split] * len(latents)
+    table = _latent_table(images.names[rows], splits, images.labels[rows].tolist(), class_names, latents)
+    return table.take([i for i in range(len(latents)) if start + i not in images.bad])
+
+
+@torch.no_grad()
+def _table_of_source(run: RunFolder, model: VAE, source: Source, options: ImageOptions) -> pa.Table:
+    """The codes of images that need neither splits nor a place in the cache."""
+    size, crop = transform_for(run, model, options)
+    if size != model.image_shape[1]:
+        raise DataError(f"--image-size {size} is not the model's; leave it out, or use {model.image_shape[1]}")
+    check_transform(size, crop)
+    rule = replace(preprocessing(run, model), crop=source.crop if crop is None else crop)
+    found, codes = Found(), list[Tensor]()
+    names, splits, labels = list[str](), list[str | None](), list[Label]()
+    for images, pixels in rule.load_all(source, found):
+        codes.append(model.encode(to_float(pixels, model.device)).cpu())
+        names += [image.name for image in images]
+        splits += [image.split for image in images]
+        labels += [image.label for image in images]
+        check_bad_images(found.bad, options.on_bad_image == "skip")
+    if not codes or found.bad:
+        check_bad_images(found.bad, skip_bad=bool(codes) and options.on_bad_image == "skip")
+        warn(f"{len(found.bad)} bad images skipped: {listed(found.bad, '; ')}")
+    rule.check_levels(source, found.levels)
+    classes, class_names = encode_labels(labels, source.class_names)
+    return _latent_table(names, splits, classes.tolist(), class_names, torch.cat(codes))
+
+
+def _latent_table(
+    names: Sequence[str],
+    splits: Sequence[str | None],
+    labels: Sequence[int],
+    class_names: tuple[str, ...],
+    latents: Tensor,
+) -> pa.Table:
     files = [name.encode(errors="replace").decode() for name in names]  # names may be no UTF-8
+    by_index = names[0].isdigit()
     identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(files)}
     if class_names:
         known = dict(enumerate(class_names))
         label = pa.array([known.get(i, str(i)) if i >= 0 else None for i in labels], pa.string())
     else:
         label = pa.array([i if i >= 0 else None for i in labels], pa.int64())
-    split = pa.array([images.split] * len(latents))
     codes = {f"z{k}": pa.array(latents[:, k].numpy()) for k in range(latents.shape[1])}
-    good = [i for i in range(len(latents)) if start + i not in images.bad]
-    return pa.table({**identity, "split": split, "label": label, **codes}).take(good)
+    return pa.table({**identity, "split": pa.array(splits, pa.string()), "label": label, **codes})
 
 
-def _image_files(images: list[Path]) -> list[Path]:
+def _image_files(images: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, images):
         found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
@@ -214,19 +320,6 @@ def _image_files(images: list[Path]) -> list[Path]:
             raise DataError(f"{path} holds no images")
         files += found
     return files
-
-
-def _load(file: Path, channels: int, size: int) -> np.ndarray:
-    """An image file as 8-bit (C, size, size)."""
-    try:
-        pixels = decode(file.read_bytes(), size)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})") from error
-    except BadImageError as error:
-        raise DataError(f"{file} {error}") from error
-    if len(pixels) > channels:  # colour to grey, by Pillow's luma
-        return np.asarray(figures.to_image(pixels.transpose(1, 2, 0)).convert("L"))[None]
-    return np.broadcast_to(pixels, (channels, size, size))
 
 
 def _save_each(images: Tensor, names: list[str], folder: Path) -> None:

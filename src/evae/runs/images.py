@@ -1,17 +1,19 @@
 """The images that a run was trained on, and others that fit its model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from evae.console import progress, warn
-from evae.data import ImageOptions, Images, Store, open_store, to_float
+from evae.console import console, progress, warn
+from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
 from evae.errors import DataError, RunError
 from evae.models import VAE
 from evae.runs.checkpoints import trained_images
 from evae.runs.folder import CONFIG, RunFolder
+from evae.runs.preprocessing import Preprocessing, RecolouredSet, cached_scaling
 
 BATCH = 250
 
@@ -24,9 +26,7 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
         RunError: the folder is not a run, or its config.yaml is damaged.
     """
     config = run.config()
-    size, crop = config.get("image_size"), config.get("crop")
-    if not all(value is None or isinstance(value, int) for value in (size, crop)):
-        raise RunError(f"{run.path / CONFIG}: image_size and crop must be whole numbers")
+    size, crop = _transform(run)
     try:
         store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"))
         store = store.split_validation(config.get("validation") or 0.0, config.get("seed") or 0)
@@ -40,8 +40,10 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
 def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptions) -> Store:
     """The run's own images where ``data`` is None, else those of ``data``; of the shape the model takes.
 
+    Other images have the run's size and crop unless the options name others; grey and colour are converted.
+
     Raises:
-        DataError: there are no such images, or they have another size or number of channels.
+        DataError: there are no such images, or they have another size.
     """
     if data is None:
         try:
@@ -49,14 +51,73 @@ def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
         except DataError as error:
             raise DataError(f"{error}; --data names others") from error
     else:
-        store = open_store(data, options.image_size, options.crop, options.on_bad_image, options.image_column)
-    (channels, size, _), (wanted, expected, _) = store.image_shape, model.image_shape
-    if channels != wanted:
-        raise DataError(f"{store.source} has {channels} channels, the model expects {wanted}")
+        size, crop = transform_for(run, model, options)
+        store = open_store(data, size, crop, options.on_bad_image, options.image_column)
+    (_, size, _), (channels, expected, _) = store.image_shape, model.image_shape
     if size != expected:
         sizes = f"resized to {size}x{size}, the model expects {expected}x{expected}"
         raise DataError(f"{store.source} is {sizes}; use --image-size {expected}")
-    return store
+    return store if store.image_shape[0] == channels else _recoloured(store, channels)
+
+
+def _recoloured(store: Store, channels: int) -> Store:
+    """The images with another number of channels, which ``transform`` tells."""
+    had = store.image_shape[0]
+    if not isinstance(store.train, ImageSet) or store.validation is not None:
+        raise DataError(f"{store.source} has {had} channels, the model expects {channels}")
+    console.print(f"--data {store.source}: converted from {had} to {channels} channels", soft_wrap=True)
+    return replace(
+        store,
+        train=RecolouredSet(store.train, channels),
+        holdout=RecolouredSet(store.holdout, channels),
+        image_shape=(channels, *store.image_shape[1:]),
+        transform=store.transform | {"channels": channels},
+    )
+
+
+def transform_for(run: RunFolder, model: VAE, options: ImageOptions) -> tuple[int, int | None]:
+    """Size and crop of images that are not the run's own: what the options say, else those of the run.
+
+    Raises:
+        RunError: the folder is not a run, or its config.yaml is damaged.
+    """
+    size = model.image_shape[1] if options.image_size is None else options.image_size
+    if options.crop is not None:
+        return size, options.crop
+    _, crop = _transform(run)
+    if crop is not None:
+        console.print(f"cropped to {crop} pixels as the images of {run}; --crop chooses another side", soft_wrap=True)
+    return size, crop
+
+
+def preprocessing(run: RunFolder, model: VAE) -> Preprocessing:
+    """What the run does to images: its crop and size, the model's channels, and its training images' scale of values.
+
+    The scale is read from the cache of decoded images, or the images are decoded again; where they are not there any
+    more, a warning says so. A folder that holds a model alone has the defaults.
+
+    Raises:
+        RunError: config.yaml is damaged.
+    """
+    if not run.is_run:
+        return Preprocessing(model.image_shape)
+    _, crop = _transform(run)
+    scaling = cached_scaling(trained_images(run))
+    if scaling is None:
+        try:
+            scaling = own_images(run).scaling
+        except DataError as error:
+            warn(f"{error}; pixel values are taken as they are")
+    return Preprocessing(model.image_shape, crop, scaling)
+
+
+def _transform(run: RunFolder) -> tuple[int | None, int | None]:
+    """Size and crop of the run's images."""
+    config = run.config()
+    size, crop = config.get("image_size"), config.get("crop")
+    if not all(value is None or isinstance(value, int) for value in (size, crop)):
+        raise RunError(f"{run.path / CONFIG}: image_size and crop must be whole numbers")
+    return size, crop
 
 
 def batches(images: Images, device: torch.device, title: str) -> Iterator[Tensor]:
