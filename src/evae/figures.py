@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,11 @@ from torch.nn import functional
 
 from evae.files import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _GAP = 2  # pixels between images of a grid
+_SOFTWARE = 0x0131  # tag of EXIF and TIFF, which most formats can hold
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -40,17 +45,40 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image in the format of its suffix.
+def save_image(image: Image.Image, path: Path, mark: str = "") -> None:
+    """Write an image in the format of its suffix; ``mark`` says in its metadata, where it can have any, what wrote it.
 
     Raises:
         RunError: it cannot be written.
     """
     with replacing(path) as temporary:
-        image.save(temporary, Image.registered_extensions()[path.suffix.lower()])
+        image.save(temporary, Image.registered_extensions()[path.suffix.lower()], **_metadata(mark))
 
 
-def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
+def mark_of(path: Path) -> str:
+    """The mark of an image, "" where it has none; OSError and other errors of decoders where it is no image."""
+    with Image.open(path) as image:
+        return str(image.getexif().get(_SOFTWARE, ""))
+
+
+def _metadata(mark: str) -> dict[str, Image.Exif]:
+    """Options of Pillow that write a mark."""
+    exif = Image.Exif()
+    exif[_SOFTWARE] = mark
+    return {"exif": exif} if mark else {}
+
+
+def save_figure(figure: "Figure", path: Path, mark: str = "", **options: Any) -> None:
+    """Write a figure of matplotlib as a PNG, with a mark; ``options`` are those of ``savefig``.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", pil_kwargs=_metadata(mark), **options)
+
+
+def save_rows(rows: Mapping[str, Tensor], path: Path, mark: str = "") -> None:
     """Named rows of images (N, C, H, W), one below the other, as a PNG: originals above reconstructions, say.
 
     Raises:
@@ -66,5 +94,4 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    save_figure(figure, path, mark, dpi=120, bbox_inches="tight")

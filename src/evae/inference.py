@@ -1,5 +1,6 @@
 """What a trained model is used for: samples, reconstructions of one's own images, latent codes."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -29,12 +30,14 @@ from evae.fitting import fit_prior
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
+from evae.outputs import Kind, check_output, check_output_folder, data_of, mark, parquet_mark
 from evae.runs import RunFolder
 from evae.runs.images import batches, images_for, preprocessing, transform_for
 from evae.runs.preprocessing import Found, Preprocessing, source_of
 from evae.settings import flat
 
 _BATCH = 500  # images decoded at a time
+_ARRAY = ".npy"
 _COMPARED = 16  # images in comparison.png
 
 
@@ -78,6 +81,7 @@ def sample(
     prior: Literal["fitted", "model"] = "fitted",
     seed: int = 0,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Decode draws from a prior of a run into a grid of images, an array, or one file each.
 
@@ -90,9 +94,11 @@ def sample(
             default: a grid in the run folder, figures/samples.png.
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
+        overwrite: replace files that out names also where they are not samples by evae, or say nothing of it (.npy).
 
     Raises:
-        RunError: the folder is not a run, its fitted prior is of other weights, or the output cannot be written.
+        RunError: the folder is not a run, its fitted prior is of other weights, or the output cannot be written or
+            would replace other files.
         DataError: no prior was fitted, and the run's images are not there to fit one.
         ConfigError: a setting cannot work.
     """
@@ -100,12 +106,12 @@ def sample(
     checks.one_of("prior", prior, ("fitted", "model"))
     checks.seed(seed)
     run = RunFolder(run_folder)
+    path = _checked_output_of_samples(run, out, count, overwrite)
     model = run.model()
     if prior == "fitted" and model.read_prior() is None:
         _fit_default(run, seed, device)
         model = run.model()
     model = model.to(resolve_device(device))
-    path = Path(out) if out else run.path / "figures" / "samples.png"
     sizes = (min(_BATCH, count - start) for start in range(0, count, _BATCH))
     with seeded(seed):
         _write_samples((model.sample(size, prior).cpu() for size in sizes), count, path)
@@ -122,25 +128,49 @@ def _fit_default(run: RunFolder, seed: int, device: str) -> None:
         raise type(error)(f"{error}; --prior model draws from the prior the model was trained with") from error
 
 
+def _checked_output_of_samples(run: RunFolder, out: Path | None, count: int, overwrite: bool) -> Path:
+    """The file or folder of samples, if all of it may be written."""
+    default = run.path / "figures" / "samples.png"
+    path, data = default if out is None else Path(out), data_of(run)
+    if _is_file(path):
+        check_output(path, "samples", overwrite, default, data)
+    else:
+        there = path.glob("*.png") if path.is_dir() else iter(())
+        numbered = (file.name for file in there if re.fullmatch("[0-9]{6,}", file.stem) and int(file.stem) < count)
+        check_output_folder(path, sorted(numbered), "samples", overwrite, data)
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    """Whether samples are written to a single file of this name."""
+    return path.suffix.lower() in (_ARRAY, *SUFFIXES)
+
+
 def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
     """To a grid, an array or a folder, as the path's suffix says; a batch at a time but for the grid."""
-    if path.suffix.lower() == ".npy":
-        with replacing(path) as temporary:
-            array, start = None, 0
-            for pixels in map(figures.to_uint8, images):
-                if array is None:
-                    array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *pixels.shape[1:]))
-                array[start : start + len(pixels)] = pixels
-                start += len(pixels)
-    elif path.suffix.lower() in SUFFIXES:
-        figures.save_image(figures.image_grid(torch.cat(list(images)), columns=round(count**0.5)), path)
+    if path.suffix.lower() == _ARRAY:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for start, pixels in zip(range(0, count, _BATCH), map(figures.to_uint8, images), strict=True):
+                if start == 0:
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(pixels).data)
+    elif _is_file(path):
+        grid = figures.image_grid(torch.cat(list(images)), columns=round(count**0.5))
+        figures.save_image(grid, path, mark("samples"))
     else:
         for start, batch in zip(range(0, count, _BATCH), images, strict=True):
-            _save_each(batch, [f"{start + i:06d}" for i in range(len(batch))], path)
+            _save_each(batch, [f"{start + i:06d}" for i in range(len(batch))], path, "samples")
 
 
 def reconstruct(
-    run_folder: Path, images: list[Path], out: Path, latents: Latents = "mean", seed: int = 0, device: str = "auto"
+    run_folder: Path,
+    images: list[Path],
+    out: Path,
+    latents: Latents = "mean",
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Reconstruct image files with a trained run: one file each, and a figure of originals above reconstructions.
 
@@ -154,9 +184,10 @@ def reconstruct(
         latents: decode the posterior mean, or one sample of the posterior.
         seed: seed of the samples.
         device: cpu, cuda or mps; auto: a GPU where there is one.
+        overwrite: replace files of out also where they are not reconstructions by evae.
 
     Raises:
-        RunError: the folder is not a run, or the output cannot be written.
+        RunError: the folder is not a run, or the output cannot be written or would replace other files.
         DataError: none of the files is an image that can be read.
     """
     run = RunFolder(run_folder)
@@ -166,6 +197,8 @@ def reconstruct(
     written = {(out / f"{name}.png").resolve() for name in [*names, "comparison"]}
     if overwritten := [file for file in files if file.resolve() in written]:
         raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
+    targets = [f"{name}.png" for name in [*names, "comparison"]]
+    check_output_folder(out, targets, "reconstruction", overwrite, data_of(run))
     rule = preprocessing(run, model)
     compared: list[tuple[Tensor, Tensor]] = []
     done, bad = 0, list[str]()
@@ -177,13 +210,13 @@ def reconstruct(
                 continue
             originals = to_float(np.stack(list(loaded.values())), model.device)
             rebuilt = model.reconstruct(originals, latents)
-            _save_each(rebuilt, list(loaded), out)
+            _save_each(rebuilt, list(loaded), out, "reconstruction")
             compared = compared or [(originals[:_COMPARED], rebuilt[:_COMPARED])]
             done += len(loaded)
     if not done:
         raise DataError(listed(bad, "; "))
     rows = dict(zip(("original", "reconstruction"), compared[0], strict=True))
-    figures.save_rows(rows, out / "comparison.png")
+    figures.save_rows(rows, out / "comparison.png", mark("reconstruction"))
     console.print(f"{done} reconstructions and comparison.png in {out}", soft_wrap=True)
     if bad:
         noun = "file was" if len(bad) == 1 else "files were"
@@ -204,7 +237,12 @@ def _load(files: list[Path], names: list[str], rule: Preprocessing, bad: list[st
 
 @flat
 def encode(
-    run_folder: Path, out: Path, data: str | None = None, images: ImageOptions = ImageOptions(), device: str = "auto"
+    run_folder: Path,
+    out: Path,
+    data: str | None = None,
+    images: ImageOptions = ImageOptions(),
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Write the latent codes of images to a Parquet file: file or index, split, label, and one column per latent.
 
@@ -218,13 +256,15 @@ def encode(
         data: images to encode instead of the run's own; as in evae train, or a single image file.
         images: how other images are read.
         device: cpu, cuda or mps; auto: a GPU where there is one.
+        overwrite: replace the file that out names also where it does not hold codes by evae.
 
     Raises:
         ConfigError: the name of the output does not end with .parquet.
-        RunError: the folder is not a run, or the file cannot be written.
+        RunError: the folder is not a run, or the file cannot be written or would replace another one.
         DataError: the images cannot be used with this model.
     """
     run, out = RunFolder(run_folder), Path(out)
+    check_output(out, "codes", overwrite, data=data_of(run, data))
     if out.suffix.lower() != ".parquet":
         raise ConfigError(
             f"--out {out} does not end with .parquet, the only format of codes; name it {out.stem}.parquet"
@@ -244,10 +284,11 @@ def encode(
 def _write_codes(tables: Iterator[pa.Table], path: Path) -> int:
     """Write tables to one Parquet file; returns the number of rows."""
     first = next(tables)
-    with pq.ParquetWriter(path, first.schema) as writer:
+    schema = first.schema.with_metadata(parquet_mark("codes"))
+    with pq.ParquetWriter(path, schema) as writer:
         written = 0
         for table in chain([first], tables):
-            writer.write_table(table)
+            writer.write_table(table.cast(schema))
             written += table.num_rows
     return written
 
@@ -322,9 +363,9 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _save_each(images: Tensor, names: list[str], folder: Path) -> None:
+def _save_each(images: Tensor, names: list[str], folder: Path, kind: Kind) -> None:
     for name, pixels in zip(names, figures.to_uint8(images), strict=True):
-        figures.save_image(figures.to_image(pixels), folder / f"{name}.png")
+        figures.save_image(figures.to_image(pixels), folder / f"{name}.png", mark(kind))
 
 
 def _distinct(names: list[str]) -> list[str]:

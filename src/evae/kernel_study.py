@@ -13,7 +13,8 @@ from torch.utils.benchmark import Timer
 from evae import checks
 from evae.console import Console, console
 from evae.distributions import KERNELS, Epanechnikov, Kernel, KernelPosterior, chi_square, kernel_penalty, matched_scale
-from evae.errors import RunError
+from evae.figures import save_figure
+from evae.outputs import check_output_folder, mark
 
 _ROUNDS = 5
 
@@ -26,6 +27,7 @@ def kernels(
     bandwidth: float = 100 ** (-2 / 9),
     n: float = 100,
     draws: int = 1_000_000,
+    overwrite: bool = False,
 ) -> None:
     """Print a table of the kernels and write two figures: their densities, and penalty, bounds and exact KL against r.
 
@@ -37,18 +39,21 @@ def kernels(
         bandwidth: b.
         n: M of eq. (10).
         draws: number of float32 draws that measure the sampling speed.
+        overwrite: replace densities.png and divergences.png also where evae kernels did not write them.
+
+    Raises:
+        ConfigError: a setting cannot work.
+        RunError: a figure cannot be written, or would replace another file.
     """
     checks.one_of("kernel", kernel, KERNELS)
     for name, value in {"support_length": support_length, "bandwidth": bandwidth, "n": n}.items():
         checks.positive(name, value)
     checks.whole_number("draws", draws, most=2**40)
     if out is not None:
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-            _draw_densities(Path(out) / "densities.png")
-            _draw_divergences(Path(out) / "divergences.png", KERNELS[kernel], prior, support_length, bandwidth, n)
-        except OSError as error:
-            raise RunError(f"{out} could not be written ({error.strerror})") from error
+        folder = Path(out)
+        check_output_folder(folder, ("densities.png", "divergences.png"), "kernels", overwrite)
+        _draw_densities(folder / "densities.png")
+        _draw_divergences(folder / "divergences.png", KERNELS[kernel], prior, support_length, bandwidth, n)
         console.print(f"densities.png and divergences.png in {out}", soft_wrap=True)
     Console().print(_table(draws))
 
@@ -98,7 +103,7 @@ def _draw_densities(path: Path) -> None:
     for axis in (linear, logarithmic):
         axis.grid(alpha=0.3)
     linear.legend(fontsize="x-small")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, mark("kernels"), dpi=110)
 
 
 def _draw_divergences(path: Path, cls: type[Kernel], prior: str, spread: float, bandwidth: float, n: float) -> None:
@@ -125,4 +130,4 @@ def _draw_divergences(path: Path, cls: type[Kernel], prior: str, spread: float, 
     axis.title.set_fontsize("medium")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, mark("kernels"), dpi=110)

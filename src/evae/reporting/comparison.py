@@ -18,6 +18,7 @@ from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
 from evae.numerics import resolve_device, seeded
+from evae.outputs import check_output_folder, data_of, page_mark
 from evae.reporting.charts import Curve, Panel, points
 from evae.reporting.exploration import originals
 from evae.reporting.pages import render
@@ -28,6 +29,7 @@ from evae.runs.evaluation import Evaluation, current_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images
+_FILES = ("table.md", "table.csv", "table.tex", "comparison.html")
 _RATES = {"kl": "KL", "monte_carlo_kl": "KL", "penalty": "penalty: not a KL", "mmd": "mmd: not a KL"}
 
 T = TypeVar("T")
@@ -62,7 +64,13 @@ class _Row:
         return Result(numbers, np.mean(images, axis=0) if len(images) == len(numbers) else None)
 
 
-def compare(run_folders: list[Path], out: Path | None = None, device: str = "auto", seed: int = 0) -> Path:
+def compare(
+    run_folders: list[Path],
+    out: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
     """Compare evaluated runs in a table, printed and written with a page of figures into a folder.
 
     Runs that differ in their seed alone share a row: mean and standard deviation over seeds. A number is in bold where
@@ -74,17 +82,21 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
         out: folder for table.md, table.csv, table.tex and comparison.html; default: comparison.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         seed: seed of the choice of images that are shown.
+        overwrite: replace these files also where they are not a comparison by evae.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: fewer than two runs, or one of them twice.
-        RunError: a folder is no run or has no evaluation, or the output cannot be written.
+        RunError: a folder is no run or has no evaluation, or the output cannot be written or would replace other files.
         DataError: a run's images are not there any more.
     """
     folders = [RunFolder(folder) for folder in run_folders]
     names, evaluations = _names([folder.path for folder in folders]), [_evaluation(folder) for folder in folders]
+    folder = Path("comparison") if out is None else Path(out)
+    data = [path for run in folders for path in data_of(run)]
+    check_output_folder(folder, _FILES, "comparison", overwrite, data)
     with seeded(seed):
         runs = [_load(*of_run, device, seed) for of_run in zip(names, folders, evaluations, strict=True)]
     rows = _rows(runs)
@@ -92,6 +104,7 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
     rates, rates_in_words = _rates(runs)
     page = render(
         "comparison.html",
+        generator=page_mark("comparison"),
         runs=runs,
         sources=dict.fromkeys(f"{run.evaluation.count} images of {run.evaluation.data}" for run in runs),
         grid=grid.transposed(),
@@ -101,7 +114,6 @@ def compare(run_folders: list[Path], out: Path | None = None, device: str = "aut
         rates=rates,
         rates_in_words=rates_in_words,
     )
-    folder = Path("comparison") if out is None else Path(out)
     write_atomically(folder / "table.md", markdown(grid, notes))
     write_atomically(folder / "table.csv", _csv(rows))
     write_atomically(folder / "table.tex", latex(grid, notes))

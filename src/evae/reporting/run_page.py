@@ -17,6 +17,7 @@ from evae.metrics.sections import priors
 from evae.models import VAE
 from evae.models.vae import Prior
 from evae.numerics import resolve_device, seeded
+from evae.outputs import check_output, data_of, page_mark
 from evae.reporting import charts, pages
 from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
 from evae.runs import RunFolder
@@ -28,7 +29,12 @@ _STEPS = 9  # images of an interpolation or a traversal, including both ends
 
 
 def report(
-    run_folder: Path, out: Path | None = None, seed: int = 0, device: str = "auto", model: VAE | None = None
+    run_folder: Path,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    model: VAE | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write an HTML report of a run: configuration, measurements, losses, reconstructions, samples and latents.
 
@@ -40,15 +46,20 @@ def report(
         seed: seed of the samples, and of the choice of images for interpolations.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         model: the run's model, where it cannot be loaded because its class or networks cannot be imported.
+        overwrite: replace the file that out names also where it is not a report by evae.
 
     Returns:
         The page.
 
     Raises:
-        RunError: the folder is no run, what is in it is damaged, or the page cannot be written.
+        RunError: the folder is no run, what is in it is damaged, or the page cannot be written or would replace another
+            file.
         DataError: the run's images are not there any more.
     """
     run = RunFolder(run_folder)
+    default = run.path / "report.html"
+    path = default if out is None else Path(out)
+    check_output(path, "report", overwrite, default, data_of(run))
     with seeded(seed):
         model = (run.model() if model is None else model).to(resolve_device(device)).eval()
     config, evaluation = run.config(), current_evaluation(run)
@@ -59,6 +70,7 @@ def report(
     found = survey(model, store.holdout)
     page = pages.render(
         "run.html",
+        generator=page_mark("report"),
         title=f"{type(model).__name__} on {config['data']}",
         run=run,
         model=model,
@@ -76,7 +88,6 @@ def report(
         traversals=traversals(model, found, _SHOWN, _STEPS),
         rates=sorted(rates, reverse=True),
     )
-    path = Path(out) if out else run.path / "report.html"
     write_atomically(path, page)
     console.print(f"report in {path}", soft_wrap=True)
     return path
