@@ -439,7 +439,7 @@ def test_sigterm_from_outside(blobs, tmp_path):
     assert process.returncode == 75
     assert "interrupted by SIGTERM; step" in rest
     state = checkpoints._read_state(tmp_path / "run" / "checkpoints" / "last")
-    assert state["progress"]["step"] >= 12
+    assert state.progress.step >= 12
 
 
 class TestRefusals:

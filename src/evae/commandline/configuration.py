@@ -13,11 +13,8 @@ import yaml
 from evae.commandline.families import Family
 from evae.commandline.parameters import Parameter, UsageError, did_you_mean
 from evae.console import warn
-from evae.errors import first_line
+from evae.yaml_files import MAX_BYTES, YamlError, YamlFeatureError, YamlLimitError, compose
 
-_MAX_BYTES = 1_000_000
-_MAX_DEPTH = 20
-_MAX_EVENTS = 20_000  # scalars, lists and mappings
 _NETWORKS = ("encoder", "decoder")  # hyperparameters that name functions
 _NULL = "tag:yaml.org,2002:null"
 
@@ -64,11 +61,11 @@ def _read(path: Path) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"--config {path} is not a file")
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if len(content) > _MAX_BYTES:
-        raise UsageError(f"--config {path} is larger than {_MAX_BYTES:,} bytes: not a file of options")
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"--config {path} is larger than {MAX_BYTES:,} bytes: not a file of options")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -77,24 +74,13 @@ def _read(path: Path) -> str:
 
 def _compose(path: Path, text: str) -> yaml.Node | None:
     try:
-        _check(path, text)
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else first_line(error)
-        raise UsageError(f"--config {path} is not a YAML file of options ({where})") from error
-
-
-def _check(path: Path, text: str) -> None:
-    """Refuse, before anything is built, what would take memory or time."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH or count > _MAX_EVENTS:
-            raise UsageError(f"--config {path} is nested too deeply or too long: not a file of options")
-        for kind in ("anchor", "tag"):  # an alias has the name of its anchor
-            if getattr(event, kind, None):
-                raise UsageError(f"--config {path}{_line(event)}: aliases, anchors and tags of YAML are not taken")
+        return compose(text)
+    except YamlLimitError as error:
+        raise UsageError(f"--config {path} {error}: not a file of options") from error
+    except YamlFeatureError as error:
+        raise UsageError(f"--config {path}, {error}") from error
+    except YamlError as error:
+        raise UsageError(f"--config {path} is not a YAML file of options ({error})") from error
 
 
 def _pairs(path: Path, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:

@@ -25,6 +25,8 @@ from evae.distributions import AggregatedPosterior, Stereographic, WithBackgroun
 from evae.errors import ConfigError, EvaeError, RunError, first_line
 from evae.files import digest, write_atomically
 from evae.models.second_stage import SecondStage, SecondStagePrior
+from evae.models.weights import read_weights
+from evae.records import RecordError, read_json
 
 Kind = Literal["gaussian", "gmm", "kde", "flow", "vae"]
 Flow = Literal["maf", "coupling-splines"]
@@ -217,20 +219,39 @@ def read_prior(fetch: Callable[[str], Path | None], weights: Callable[[], str], 
         return None
     again = f"evae fit-prior {model} fits it again"
     try:
-        record = json.loads(path.read_text())
-        if record["version"] != VERSION:
-            raise ValueError(f"version {record['version']}, not {VERSION}")
-        if record["weights"] != weights():
+        record = read_json(path, _Record)
+        if record.weights != weights():
             raise RunError(f"the prior in {path.parent} was fitted to other weights than those of {model}; {again}")
         stored = fetch(f"{FOLDER}/{TENSORS}")
-        content = stored.read_bytes() if stored else b""
-        if digest(content) != record["tensors"]:
-            raise ValueError(f"{TENSORS} is not what was written")
-        if record["kind"] not in get_args(Kind):
-            raise ValueError(f"unknown kind {record['kind']!r}")
-        settings, about = dict(record["settings"]), dict(record["about"])
-        return FittedPrior(record["kind"], load(content), settings, about, record["weights"])
-    except EvaeError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        content = read_weights(stored) if stored else b""
+        if digest(content) != record.tensors:
+            raise RecordError(f"{TENSORS} is not what was written")
+        tensors = load(content)
+        _check_sizes(record.settings, tensors)
+        return FittedPrior(record.kind, tensors, record.settings, record.about, record.weights)
+    except (OSError, RecordError, SafetensorError) as error:
         raise RunError(f"the prior in {path.parent} is damaged ({first_line(error)}); {again}") from error
+
+
+@dataclass(frozen=True)
+class _Record:
+    """prior.json."""
+
+    version: Literal[1]
+    kind: Kind
+    settings: dict[str, bool | int | float | str | None]
+    about: dict[str, Any]
+    weights: str
+    tensors: str
+
+
+def _check_sizes(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse settings of networks that are larger than their tensors, before they take memory."""
+    lengths = [length for tensor in tensors.values() for length in tensor.shape]
+    limits = {"depth": len(tensors), "transforms": len(tensors)}
+    for name in ("depth", "transforms", "width", "dim"):
+        most = limits.get(name, max(lengths, default=1))
+        if name in settings and not (isinstance(settings[name], int) and 0 <= settings[name] <= most):
+            raise RecordError(f"{name} is {settings[name]}, which does not fit {TENSORS}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise RecordError(f"{TENSORS} has values that are NaN or infinite")

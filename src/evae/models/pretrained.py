@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
@@ -11,14 +12,17 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from evae.errors import ConfigError, RunError, first_line
 from evae.files import digest, write_atomically
 from evae.imports import import_object
 from evae.models.custom import as_json, check_named, is_object
 from evae.models.fitted import FittedPrior, read_prior, write_prior
+from evae.models.weights import Shapes, load_weights, read_weights, save_weights
+from evae.records import RecordError, read_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -38,6 +42,7 @@ class Pretrained(
     """A module that records its hyperparameters, and is saved and loaded with them."""
 
     _hyperparameters: dict[str, Any]
+    _weights_digest = ""
     _prior: FittedPrior | Callable[[], FittedPrior | None] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,6 +64,11 @@ class Pretrained(
         exported = getattr(evae, cls.__name__, None) is cls
         return f"{'evae' if exported else cls.__module__}.{cls.__qualname__}"
 
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the file that its weights were read from; "" for a model that was not loaded."""
+        return self._weights_digest
+
     def attach_prior(self, prior: FittedPrior | Callable[[], FittedPrior | None] | None) -> None:
         """Set the fitted prior, or the function that reads it when it is first needed."""
         self._prior = prior
@@ -74,13 +84,15 @@ class Pretrained(
         return self._prior
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        weights = save(state_tensors(self))
+        tensors = state_tensors(self)
+        weights = save_weights(tensors)
         write_atomically(save_directory / WEIGHTS, weights)
         config = {"model": self.class_path, **self.hyperparameters}
         write_atomically(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
         prior = self.read_prior()
-        if prior is not None and prior.weights == digest(weights):
-            write_prior(prior, save_directory)
+        # Files of the first version had no digest in them.
+        if prior is not None and prior.weights in (digest(weights), digest(save(tensors))):
+            write_prior(replace(prior, weights=digest(weights)), save_directory)
 
     @classmethod
     def from_pretrained(
@@ -112,22 +124,80 @@ class Pretrained(
 
         config = _read_config(fetch(CONFIG))
         family = _find_class(config.pop("model", None), cls, model_id, is_local)
-        model = _build(family, config, model_kwargs, model_id, is_local).to(map_location)
+        arguments = _arguments(family, config, model_kwargs, model_id, is_local)
         weights = fetch(WEIGHTS)
-        model.attach_prior(partial(_read_prior, weights, model_id, None if is_local else hub))
-        try:
-            model.load_state_dict(load_file(weights, device=map_location))
-        except FileNotFoundError as error:
-            raise RunError(f"{weights} does not exist") from error
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{weights} is damaged or not a safetensors file ({error})") from error
-        except RuntimeError as error:
-            raise RunError(f"{weights} holds weights of another network than its {CONFIG} describes") from error
+        check = partial(_check_shapes, family, arguments, weights, model_id)
+        content = _read_weights(weights, check)
+        model = _build(family, arguments, model_id).to(map_location)
+        _load(model, content, weights)
+        model._weights_digest = digest(content)
+        fetch_prior = partial(_read_prior, weights, model_id, None if is_local else hub, model._weights_digest)
+        model.attach_prior(fetch_prior)
         return model.eval()
 
 
-def _read_prior(weights: Path, model_id: str, hub: dict[str, Any] | None) -> FittedPrior | None:
-    """The prior beside the weights, in a local folder (``hub`` None) or on the hub, if it is of these weights."""
+def _read_weights(path: Path, check: Callable[[Shapes], None]) -> bytes:
+    try:
+        return read_weights(path, check)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist") from error
+    except (RecordError, OSError) as error:
+        raise RunError(f"{path} is damaged or not a safetensors file ({first_line(error)})") from error
+
+
+def _load(model: nn.Module, content: bytes, path: Path) -> None:
+    """Load the weights of a file into a model."""
+    try:
+        tensors = load_weights(content)
+        _check_finite(tensors, model.state_dict(), path)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RecordError) as error:
+        raise RunError(f"{path} is damaged or not a safetensors file ({first_line(error)})") from error
+    except RuntimeError as error:
+        raise RunError(f"{path} holds weights of another network than its {CONFIG} describes") from error
+
+
+def _check_finite(tensors: dict[str, Tensor], initial: dict[str, Tensor], path: Path) -> None:
+    """Raise RunError where a value is not finite that is finite in a new model."""
+    for name, value in tensors.items():
+        bad = ~torch.isfinite(value)
+        if bad.any() and name in initial and not is_lazy(initial[name]) and initial[name].shape == value.shape:
+            bad &= torch.isfinite(initial[name].cpu())
+        if bad.any():
+            raise RunError(
+                f"{path}: {int(bad.sum())} of the {bad.numel()} values of {name} are NaN or infinite; "
+                "take the weights of another checkpoint, or train again"
+            )
+
+
+def _check_shapes(
+    family: type[nn.Module], arguments: dict[str, Any], path: Path, model_id: str, shapes: Shapes
+) -> None:
+    """Raise RunError where the model is another than that of the weights, before either takes memory."""
+    if any(isinstance(value, nn.Module) for value in arguments.values()):
+        return  # the caller's own, which is not built here
+    is_own = family.__module__.split(".")[0] == "evae"
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            own = family(**arguments).state_dict()
+    except Exception as error:  # anyone's model
+        if is_own and not any(callable(value) for value in arguments.values()):
+            raise _unbuilt(family, model_id, error) from error
+        return  # not every network can be built without memory
+    made = {name: tuple(value.shape) for name, value in own.items() if not is_lazy(value)}
+    differing = [name for name in made.keys() & shapes.keys() if made[name] != shapes[name]]
+    if is_own:
+        differing += own.keys() ^ shapes.keys()
+    if differing:
+        name = min(differing)
+        here, there = (f"{name} {at[name]}" if name in at else f"no {name}" for at in (shapes, made))
+        raise RunError(
+            f"{path} holds weights of another network than its {CONFIG} describes ({here} in it, {there} in the model)"
+        )
+
+
+def _read_prior(weights: Path, model_id: str, hub: dict[str, Any] | None, written: str) -> FittedPrior | None:
+    """The prior beside the weights with digest ``written``, in a local folder (``hub`` None) or on the hub."""
 
     def fetch(name: str) -> Path | None:
         try:
@@ -136,7 +206,7 @@ def _read_prior(weights: Path, model_id: str, hub: dict[str, Any] | None) -> Fit
             return None
         return path if path.exists() else None
 
-    return read_prior(fetch, lambda: digest(weights.read_bytes()), model_id)
+    return read_prior(fetch, lambda: written, model_id)
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
@@ -179,13 +249,11 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config: dict[str, Any] = read_json(path, dict[str, Any])
     except FileNotFoundError as error:
         raise RunError(f"{path.parent} holds no model: {CONFIG} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged ({error})") from error
-    if not isinstance(config, dict):
-        raise RunError(f"{path} is damaged (not a JSON object)")
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} is damaged ({first_line(error)})") from error
     return config
 
 
@@ -210,8 +278,10 @@ def _find_class(name: Any, base: type[T], model_id: str, is_local: bool) -> type
     return found
 
 
-def _build(family: type[T], config: dict[str, Any], overrides: dict[str, Any], model_id: str, is_local: bool) -> T:
-    """The model with its initial weights."""
+def _arguments(
+    family: type[nn.Module], config: dict[str, Any], overrides: dict[str, Any], model_id: str, is_local: bool
+) -> dict[str, Any]:
+    """The constructor's arguments; RunError where some were objects, or code that may not be imported."""
     try:
         for name, value in config.items():
             if name in overrides:
@@ -219,7 +289,19 @@ def _build(family: type[T], config: dict[str, Any], overrides: dict[str, Any], m
             check_named(name, value)
             if name in ("encoder", "decoder") and value is not None and not is_local:
                 raise ConfigError(f"{value!r} is code outside of evae; pass it: from_pretrained(..., {name}=...)")
+    except ConfigError as error:
+        raise _unbuilt(family, model_id, error) from error
+    return config | overrides
+
+
+def _build(family: type[T], arguments: dict[str, Any], model_id: str) -> T:
+    """The model with its initial weights."""
+    try:
         with torch.random.fork_rng(devices=[]):  # for the initial weights, which are replaced
-            return family(**(config | overrides))
+            return family(**arguments)
     except Exception as error:  # anyone's model
-        raise RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({first_line(error)})") from error
+        raise _unbuilt(family, model_id, error) from error
+
+
+def _unbuilt(family: type, model_id: str, error: Exception) -> RunError:
+    return RunError(f"the {CONFIG} of {model_id} does not make a {family.__name__} ({first_line(error)})")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -27,11 +28,14 @@ from evae.errors import RunError, first_line
 from evae.files import digest, remove, replace, sync_folder, write_atomically
 from evae.models import VAE
 from evae.models.pretrained import state_tensors
-from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS, Progress, RunFolder
+from evae.models.weights import read_weights
+from evae.records import RecordError, as_type, parse_json, read_json
+from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS, RunFolder
+from evae.runs.records import Progress, Sealed, State
 
 _STATE, _MODEL, _OPTIMIZER, _AVERAGE = "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # how reading a damaged checkpoint fails
+_MAX_STATE = 2**24  # bytes
 
 OptimizerState = tuple[dict[str, Tensor], dict[str, Any]]  # full tensors by name ("3.exp_avg"), and plain settings
 
@@ -55,8 +59,10 @@ def save(
     Where there is an average of the model's weights, it is the model that is saved.
 
     Raises:
-        RunError: it cannot be written, because the disk is full, say.
+        RunError: it cannot be written, because the disk is full, say; or the folder is another run's by now.
     """
+    run.check_held()
+    run.check_inside()
     checkpoints = run.path / CHECKPOINTS
     last, previous = checkpoints / "last", checkpoints / "previous"
     try:
@@ -77,7 +83,8 @@ def save(
 
 def _remove_leftovers(checkpoints: Path) -> None:
     for leftover in checkpoints.glob("*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError):
+            remove(leftover)
 
 
 def _reason(error: OSError | RunError) -> str:
@@ -87,9 +94,16 @@ def _reason(error: OSError | RunError) -> str:
 
 
 def load(
-    run: RunFolder, model: nn.Module, optimizer: Optimizer, images: str, average: AveragedModel | None = None
+    run: RunFolder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    images: str,
+    average: AveragedModel | None = None,
+    terms: int | None = None,
 ) -> Progress | None:
     """Load the newest intact checkpoint into model, optimizer and average; None where there is none.
+
+    ``terms`` is the number of terms that are logged, if it is known.
 
     Raises:
         RunError: there are checkpoints, but none is intact; or they are of another network, or of other images than
@@ -101,18 +115,20 @@ def load(
             continue
         try:
             state = _read_state(checkpoint)
-            contents = {name: (checkpoint / name).read_bytes() for name in state["digests"]}
+            contents = {name: read_weights(checkpoint / name) for name in state.digests}
             for name, content in contents.items():
-                _check(name, content, state["digests"][name])
-            progress = Progress(**state["progress"])
-        except _DAMAGE as error:
+                _check(name, content, state.digests[name])
+            progress = state.progress
+            if terms and len(progress.sums) not in (0, terms):
+                raise RecordError(f"{len(progress.sums)} sums, where {terms} terms are logged")
+        except (OSError, RecordError) as error:
             errors.append(f"{checkpoint} is damaged ({first_line(error)})")
             continue
         if progress.images != images:
             raise RunError(f"the images have changed since {run} was started; start again with another --out")
         try:
             _load_state(state, contents, model, optimizer, average)
-        except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise RunError(
                 f"{checkpoint} holds the state of another network ({first_line(error)}); use the network that {run} "
                 "was started with, or another --out"
@@ -142,29 +158,28 @@ def _write_state(
 
 def _check(name: str, content: bytes, written: str) -> None:
     if digest(content) != written:
-        raise ValueError(f"{name} is not what was written")
+        raise RecordError(f"{name} is not what was written")
 
 
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    sealed = json.loads((checkpoint / _STATE).read_text())
-    _check(_STATE, sealed["state"].encode(), sealed["digest"])
-    state: dict[str, Any] = json.loads(sealed["state"])
-    if state["version"] != 1:
-        raise ValueError(f"{_STATE} is of version {state['version']}")
+def _read_state(checkpoint: Path) -> State:
+    sealed = read_json(checkpoint / _STATE, Sealed, _MAX_STATE)
+    _check(_STATE, sealed.state.encode(errors="surrogateescape"), sealed.digest)
+    state = as_type(parse_json(sealed.state), State)
+    state.progress.check()
+    if not {_MODEL, _OPTIMIZER} <= state.digests.keys() <= {_MODEL, _OPTIMIZER, _AVERAGE}:
+        raise RecordError(f"{_STATE} names other files than {_MODEL}, {_OPTIMIZER} and {_AVERAGE}")
     return state
 
 
 def _load_state(
-    state: dict[str, Any], contents: dict[str, bytes], model: nn.Module, optimizer: Optimizer, average: nn.Module | None
+    state: State, contents: dict[str, bytes], model: nn.Module, optimizer: Optimizer, average: nn.Module | None
 ) -> None:
     own = model.state_dict()
     weights = load_tensors(contents[_MODEL])
     model.load_state_dict({k: distributed_like(v, own[k]) if k in own else v for k, v in weights.items()})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_tensors(contents[_OPTIMIZER]).items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, **state["optimizer"]})
+    moments = _moments(load_tensors(contents[_OPTIMIZER]), optimizer)
+    groups = _groups(state.optimizer.param_groups, optimizer.state_dict()["param_groups"])
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             # Fused optimizers want moments in the order in memory of their weights.
@@ -174,10 +189,45 @@ def _load_state(
         average.load_state_dict(load_tensors(contents[_AVERAGE]))
 
 
+def _moments(tensors: dict[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The tensors of an optimizer's state by its parameters' numbers, each of its parameter's shape or a number."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        index = int(number)
+        if not name or not 0 <= index < len(parameters) or value.shape not in ((), parameters[index].shape):
+            raise RecordError(f"{key} in {_OPTIMIZER} is of no parameter")
+        moments.setdefault(index, {})[name] = value
+    if any(values.keys() != next(iter(moments.values())).keys() for values in moments.values()):
+        raise RecordError(f"{_OPTIMIZER} is not whole")
+    return moments
+
+
+def _groups(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An optimizer's settings with the saved ones in place of its own; another version's may have others besides."""
+    if len(saved) != len(own):
+        raise RecordError("the optimizer has other parameters")
+    groups = [mine | {k: v for k, v in old.items() if k in mine} for old, mine in zip(saved, own, strict=True)]
+    for group, mine in zip(groups, own, strict=True):
+        if wrong := [name for name in mine if not _is_like(group[name], mine[name])]:
+            raise RecordError(f"{wrong[0]} of the optimizer is of another type")
+    return groups
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Whether a setting from a file has the structure of an optimizer's own: the same lengths and types."""
+    if isinstance(own, list | tuple):
+        is_long = isinstance(value, list | tuple) and len(value) == len(own)
+        return is_long and all(map(_is_like, value, own))
+    kinds: tuple[tuple[type, ...], ...] = ((int, float), (bool, NoneType), (str,))
+    return any(type(value) in kind and type(own) in kind for kind in kinds)
+
+
 def trained_images(run: RunFolder) -> str | None:
     """Fingerprint of the images a run was trained on; None where no checkpoint tells."""
-    with suppress(*_DAMAGE):
-        return str(_read_state(run.path / CHECKPOINTS / "last")["progress"]["images"])
+    with suppress(OSError, RecordError):
+        return _read_state(run.path / CHECKPOINTS / "last").progress.images
     return None
 
 
@@ -196,12 +246,15 @@ def distributed_like(value: Tensor, like: Tensor) -> Tensor:
 
 def save_model(run: RunFolder, model: nn.Module) -> None:
     """Write the model itself, as ``save`` does; RunError where the disk is full, say."""
+    run.check_held()
     with _named_failure():
         _put_model(run, model)
 
 
 def save_best(run: RunFolder, model: nn.Module) -> None:
     """Write checkpoints/best, a run folder in its own right; RunError where the disk is full, say."""
+    run.check_held()
+    run.check_inside()
     best = run.path / CHECKPOINTS / "best"
     with _named_failure():
         best.parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,12 @@ from evae.console import warn
 from evae.errors import RunError
 from evae.files import digest, write_atomically
 from evae.models.pretrained import WEIGHTS
+from evae.models.weights import read_weights
+from evae.records import RecordError, as_type, conform, read_json
 from evae.runs.folder import RunFolder
 
 VERSION = 3
+_MAX_BYTES = 2**25
 RESULTS = "evaluation.json"
 
 Better = Literal["lower", "higher", "reference"]
@@ -110,28 +113,63 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, result: dict[str, Any]) -> "Evaluation":
-        """From what ``to_dict`` returned; if damaged, a ValueError, KeyError, TypeError or AttributeError."""
-        wrong = [name for name, kind in _ABOUT.items() if not isinstance(result[name], kind)]
-        if wrong or result["version"] != VERSION:
-            raise ValueError(f"version {result['version']}, not {VERSION}, or another type of {', '.join(wrong)}")
-        sections = {name: _section(name, **section) for name, section in result["sections"].items()}
-        return cls(**{name: result[name] for name in _ABOUT}, sections=sections)
+        """From what ``to_dict`` returned; RecordError, a ValueError, if it is damaged."""
+        stored = as_type(result, _Stored)
+        sections = {name: section.as_section(name) for name, section in stored.sections.items()}
+        return cls(**{name: getattr(stored, name) for name in _ABOUT}, sections=sections)
 
 
-_ABOUT: dict[str, Any] = {  # types, by name, of what stands at the top of the file
-    f.name: get_origin(f.type) or f.type for f in fields(Evaluation) if f.name not in ("sections", "values")
-}
+_ABOUT = tuple(f.name for f in fields(Evaluation) if f.name not in ("sections", "values"))  # the top of the file
 
 
-def _section(name: str, key: str, numbers: Any, settings: dict[str, Any], details: dict[str, Any]) -> Section:
-    return Section(name, str(key), tuple(_number(**number) for number in numbers), dict(settings), dict(details))
+@dataclass(frozen=True)
+class _StoredNumber:
+    """A Number in evaluation.json: its value is None where it is not finite."""
+
+    name: str
+    value: float | None
+    error: float | None
+    better: Better | None
+    reference: float | None
+
+    def as_number(self) -> Number:
+        value = math.nan if self.value is None else self.value
+        return Number(self.name, value, self.error, self.better, self.reference)
 
 
-def _number(name: str, value: float | None, error: float | None, better: Any, reference: float | None) -> Number:
-    if better not in (None, *get_args(Better)):
-        raise ValueError(f"better is {better}")
-    value, error, reference = (None if x is None else float(x) for x in (value, error, reference))
-    return Number(str(name), math.nan if value is None else value, error, better, reference)
+@dataclass(frozen=True)
+class _StoredSection:
+    """A Section in evaluation.json, under its name."""
+
+    key: str
+    numbers: tuple[_StoredNumber, ...]
+    settings: dict[str, str | int | float | bool]
+    details: dict[str, Any]
+
+    def as_section(self, name: str) -> Section:
+        conform(self.details.get("rate_per_dimension"), list[float | None] | None, "rate_per_dimension")
+        return Section(name, self.key, tuple(n.as_number() for n in self.numbers), self.settings, self.details)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """evaluation.json."""
+
+    version: Literal[3]
+    model: str
+    data: str
+    split: str
+    count: int
+    images: str
+    transform: dict[str, int | None]
+    latents: str
+    repeats: int
+    seed: int
+    weights: str
+    metrics: dict[str, float | None]
+    standard_errors: dict[str, float | None]
+    sections: dict[str, _StoredSection]
+    per_image: str | None = None
 
 
 def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
@@ -142,18 +180,23 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
     """
     path = run.path / name
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path, dict[str, Any], _MAX_BYTES)
         evaluation = Evaluation.from_dict(result)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RecordError) as error:
         data = "" if name == RESULTS else " --data DATA"
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
-    with suppress(OSError, SafetensorError):
-        content = path.with_suffix(".safetensors").read_bytes()
+    with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
+        content = read_weights(path.with_suffix(".safetensors"))
         if digest(content) == result.get("per_image"):
-            evaluation.values.update(load(content))
+            evaluation.values.update(_values(load(content), evaluation.count))
     return evaluation
+
+
+def _values(arrays: dict[str, NDArray[Any]], count: int) -> dict[str, NDArray[np.float64]]:
+    """Those of one number per image."""
+    return {name: array for name, array in arrays.items() if array.shape == (count,) and array.dtype == np.float64}
 
 
 def write_evaluation(
@@ -176,5 +219,7 @@ def current_evaluation(run: RunFolder) -> Evaluation | None:
 
 
 def weights_digest(run: RunFolder) -> str:
-    """Of the file of the run's weights."""
-    return digest((run.path / WEIGHTS).read_bytes())
+    """Of the file of the run's weights, as it is now; "" where it cannot be read."""
+    with suppress(OSError, RecordError):
+        return digest(read_weights(run.path / WEIGHTS))
+    return ""

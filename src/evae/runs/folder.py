@@ -14,7 +14,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -27,45 +27,22 @@ from evae.console import warn
 from evae.errors import RunError
 from evae.files import remove, write_atomically
 from evae.models import VAE
+from evae.records import RecordError, read_bytes
+from evae.runs.records import Progress, read_config, read_lines
+from evae.yaml_files import YamlError
 
 CONFIG, METRICS, CHECKPOINTS, NONFINITE = "config.yaml", "metrics.jsonl", "checkpoints", "nonfinite.json"
 _LOCK = ".lock"
 
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
+_FOLDERS = (CHECKPOINTS, "prior", "figures", "tensorboard")
 _DERIVED = ("report.html", "prior", "figures", "tensorboard", NONFINITE)
 _OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
 
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
 _FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every", "fit_prior"}
 _FREE |= {"accelerator", "devices", "num_nodes", "strategy", "compile"}
-
-
-@dataclass
-class Progress:
-    """How far a run is; all that a resumed run needs besides weights, optimizer and the resolved command.
-
-    Attributes:
-        images: fingerprint of the images trained on.
-        step: optimizer steps taken since the start.
-        sums: sums of each logged term over the current epoch's steps so far.
-        metrics_bytes: length of metrics.jsonl; what was written after it is written again.
-        training_seconds: time spent on steps in the current epoch.
-        skipped: steps whose loss or gradient was not finite, since the start.
-        skipped_in_epoch: those of the current epoch.
-        best_loss: the least validation loss of an epoch so far; None before there is one.
-        epochs_since_best: epochs that were no better.
-    """
-
-    images: str
-    step: int = 0
-    sums: list[float] = field(default_factory=list)
-    metrics_bytes: int = 0
-    training_seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_epoch: int = 0
-    best_loss: float | None = None
-    epochs_since_best: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +54,7 @@ class RunFolder:
     """
 
     path: Path
+    _held: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -95,16 +73,16 @@ class RunFolder:
         Raises:
             RunError: the folder is not a run, or its config.yaml is damaged.
         """
+        path = self.path / CONFIG
+        again = "put back the file that evae train wrote, or train again"
         try:
-            config = yaml.safe_load((self.path / CONFIG).read_text())
-            json.dumps(config)  # no dates, no loops
+            return read_config(path)
         except OSError as error:
             raise RunError(f"{self} is not a run folder: it has no {CONFIG}") from error
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-            raise RunError(f"{self.path / CONFIG} is damaged") from error
-        if not isinstance(config, dict) or not isinstance(config.get("data"), str):
-            raise RunError(f"{self.path / CONFIG} is not the resolved command of a run")
-        return config
+        except YamlError as error:
+            raise RunError(f"{path} is damaged ({error}); {again}") from error
+        except RecordError as error:
+            raise RunError(f"{path} is not the resolved command of a run ({error}); {again}") from error
 
     def model(self, device: str = "cpu", **overrides: Any) -> VAE:
         """The trained model, in evaluation mode.
@@ -120,14 +98,21 @@ class RunFolder:
         return model
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without damaged ones; none where there is no such file."""
-        lines, path = [], self.path / METRICS
-        for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
-            with suppress(ValueError, RecursionError):
-                line = json.loads(text)
-                if isinstance(line, dict) and all(isinstance(value, int | float) for value in line.values()):
-                    lines.append(line)
-        return lines
+        """The lines of metrics.jsonl; a warning tells of damaged ones. None where there is no such file.
+
+        Raises:
+            RunError: it is not a regular file, too large, or cannot be read.
+        """
+        path = self.path / METRICS
+        try:
+            lines = list(read_lines(path))
+        except FileNotFoundError:
+            return []
+        except (OSError, RecordError) as error:
+            raise _unreadable(path, error) from error
+        if damaged := lines.count(None):
+            warn(f"{path}: {damaged} damaged lines are left out")
+        return [line for line in lines if line is not None]
 
     def epochs(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that close an epoch."""
@@ -159,6 +144,7 @@ class RunFolder:
             RunError: the folder is not free, or the run in it was started with other settings; or it cannot be written.
         """
         if resume and self.is_run:
+            self.check_inside()
             self._check_resumable(config, defaults)
         else:
             self.check_free(overwrite)
@@ -175,17 +161,41 @@ class RunFolder:
         Raises:
             RunError: another process has it, or it cannot be made.
         """
+        path = self.path / _LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / _LOCK, timeout=0).acquire()
+            if path.is_symlink():
+                path.unlink()
+            lock = FileLock(path, timeout=0).acquire()
+            object.__setattr__(self, "_held", _identity(path))
         except Timeout as error:
             raise RunError(f"another evae train is writing to {self}") from error
         except FileExistsError as error:
             raise RunError(f"{self} exists but is not an evae run; choose another --out") from error
         except OSError as error:
             raise RunError(f"the run folder {self} cannot be made or written ({error.strerror})") from error
-        with lock:
-            yield
+        try:
+            with lock:
+                yield
+        finally:
+            object.__setattr__(self, "_held", None)
+
+    def check_held(self) -> None:
+        """Raise RunError where the folder was ``locked`` and has been deleted, moved or made again since."""
+        if self._held is None:
+            return
+        try:
+            same = _identity(self.path / _LOCK) == self._held
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(f"{self} was deleted or replaced while it was trained; nothing more is written to it")
+
+    def check_inside(self) -> None:
+        """Raise RunError where one of the run's folders is a link: what is written would be outside."""
+        for name in _FOLDERS:
+            if (self.path / name).is_symlink():
+                raise RunError(f"{self.path / name} is a link; put the folder itself there, or delete the link")
 
     def _check_resumable(self, config: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Raise RunError, naming the settings that differ."""
@@ -203,20 +213,49 @@ class RunFolder:
             raise RunError(f"{self} has been trained for {trained} epochs; --epochs {epochs} cannot resume it")
 
     def append_metrics(self, line: dict[str, Any], progress: Progress) -> None:
-        """Add a line to metrics.jsonl and record its new length in ``progress``."""
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            progress.metrics_bytes = file.tell()
+        """Add a line to metrics.jsonl and record its new length in ``progress``.
+
+        Raises:
+            RunError: another process has the folder, or a link was put in the place of the file.
+        """
+        self.check_held()
+        path = self.path / METRICS
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            with open(os.open(path, flags, 0o666), "a") as file:  # noqa: PTH123
+                file.write(json.dumps(line) + "\n")
+                progress.metrics_bytes = file.tell()
+        except OSError as error:
+            raise RunError(f"{path} could not be written ({error.strerror or error})") from error
 
     def truncate_metrics(self, progress: Progress) -> None:
-        """Drop the lines written after the checkpoint was."""
+        """Drop the lines written after the checkpoint was; a new file takes the place of the old one, or of a link.
+
+        Raises:
+            RunError: it is not a regular file, or it cannot be read or written.
+        """
         path = self.path / METRICS
-        path.touch()
-        if path.stat().st_size < progress.metrics_bytes:
+        try:
+            content = read_bytes(path, 2**30) if path.exists() else b""
+        except (OSError, RecordError) as error:
+            raise _unreadable(path, error) from error
+        if len(content) < progress.metrics_bytes:
             warn(f"{path} has lost lines that were in it when the checkpoint was written")
-            path.write_text("".join(json.dumps(line) + "\n" for line in self.metrics()))
+            content = "".join(json.dumps(line) + "\n" for line in self.metrics()).encode()
         else:
-            os.truncate(path, progress.metrics_bytes)
+            content = content[: progress.metrics_bytes]
+        write_atomically(path, content)
+
+
+def _unreadable(path: Path, error: OSError | RecordError) -> RunError:
+    reason = error.strerror or error if isinstance(error, OSError) else error
+    return RunError(f"{path} cannot be read ({reason}); put back the file that evae train wrote, or delete it")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another that was put in its place."""
+    status = path.stat(follow_symlinks=False)
+    return status.st_dev, status.st_ino
 
 
 def _is_content(path: Path) -> bool:

@@ -30,7 +30,8 @@ class RunWriter:
 
     def restore(self, trainer: Trainer, images: str) -> Progress:
         """The progress of the last checkpoint, loaded into the trainer; step 0 where there is none."""
-        load = partial(checkpoints.load, self.run, trainer.network, trainer.optimizer, images, trainer.average)
+        parts, terms = (trainer.network, trainer.optimizer, images, trainer.average), len(trainer.term_names)
+        load = partial(checkpoints.load, self.run, *parts, terms)
         progress = on_all_ranks(self.fabric, load) or Progress(images)
         if all_reduce_max(self.fabric, progress.step) != -all_reduce_max(self.fabric, -progress.step):
             raise RunError("ranks found different checkpoints; --out must be on a shared file system")
