@@ -126,7 +126,8 @@ def test_files_of_a_run_are_never_replaced(name, run, tmp_path):
 
 
 def test_figures_of_a_run_but_for_the_samples_are_never_replaced(run):
-    before = (run / "figures" / "reconstructions.png").read_bytes()
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "reconstructions.png").write_bytes(before := b"drawn in training")
     sample(run, 4, prior="model")
     sample(run, 4, prior="model")
     for write in (partial(sample, prior="model"), report):
