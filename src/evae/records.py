@@ -177,7 +177,7 @@ _SCALARS = None | bool | int | str
 
 def _shown(value: Any) -> str:
     text = ascii(value) if isinstance(value, str | float | bool | NoneType) or _is_whole(value) else ""
-    return text if 0 < len(text) <= 40 else f"a {type(value).__name__}"
+    return text if 0 < len(text) <= 40 else f"a value of type {type(value).__name__}"
 
 
 def _called(kind: Any) -> str:

@@ -1,6 +1,9 @@
 """Hyperparameters, saving and loading: folders, other processes, the hub."""
 
 import json
+import math
+import os
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -8,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from evae import EVAE, VAE, BetaVAE, GaussianVAE
+from evae import EVAE, VAE, BetaVAE, GaussianVAE, VampVAE
 from evae.errors import ConfigError, RunError
 from evae.models import FAMILIES, check_buildable, pretrained
+from evae.models.weights import save_weights
 from tests.models import nets
 from tests.models.families import SHAPE
 
@@ -208,6 +213,81 @@ class TestSaving:
         (tmp_path / "config.json").unlink()
         with pytest.raises(RunError, match="holds no model"):
             VAE.from_pretrained(tmp_path)
+
+
+class TestWeights:
+    """What the file of the weights tells before and after it is read."""
+
+    @pytest.fixture
+    def saved(self, tmp_path):
+        GaussianVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_any_flipped_bit_is_told(self, saved):
+        path = saved / "model.safetensors"
+        whole = path.read_bytes()
+        start = 8 + int.from_bytes(whole[:8], "little")
+        before = VAE.from_pretrained(saved).state_dict()
+        for position in (0, 9, start // 2, start - 1, start, start + 1001, len(whole) - 1):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+            with pytest.raises(RunError, match=r"model.safetensors (is damaged|holds weights of another network)"):
+                VAE.from_pretrained(saved)
+        path.write_bytes(whole)
+        after = VAE.from_pretrained(saved).state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_files_without_a_digest_are_read(self, saved):
+        path = saved / "model.safetensors"
+        tensors = load_file(path)
+        save_file(tensors, path)
+        assert torch.equal(VAE.from_pretrained(saved).encoder.loc.weight, tensors["encoder.loc.weight"])
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("is_sealed", [True, False])
+    def test_values_that_are_not_finite(self, saved, value, is_sealed):
+        path = saved / "model.safetensors"
+        tensors = load_file(path)
+        tensors["encoder.loc.bias"][1] = value
+        path.write_bytes(save_weights(tensors) if is_sealed else save(tensors))
+        with pytest.raises(RunError, match=r"model.safetensors: 1 of the 2 values of encoder.loc.bias are NaN or inf"):
+            VAE.from_pretrained(saved)
+
+    def test_buffers_that_are_infinite_by_design(self, tmp_path):
+        WithMask(SHAPE).save_pretrained(tmp_path)
+        assert WithMask.from_pretrained(tmp_path).mask.tolist() == [0, -math.inf]
+
+    @pytest.mark.parametrize("cls", FAMILIES.values())
+    @pytest.mark.parametrize("change", [{"latent_dim": 2**20}, {"image_shape": [2**12, 256, 256]}])
+    def test_sizes_are_compared_before_memory_is_taken(self, cls, change, tmp_path):
+        cls(SHAPE, latent_dim=2).save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(RunError, match=r"weights of another network|does not make a"):
+            VAE.from_pretrained(tmp_path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+    def test_numbers_of_pseudo_inputs(self, tmp_path):
+        VampVAE(SHAPE, latent_dim=2).save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pseudo_inputs": 2**20}))
+        with pytest.raises(RunError, match=r"another network .*\(prior.* in it, prior.*1048576.* in the model\)"):
+            VAE.from_pretrained(tmp_path)
+
+    def test_a_header_that_tells_of_another_size(self, saved):
+        path = saved / "model.safetensors"
+        os.truncate(path, 2**40)  # sparse
+        with pytest.raises(RunError, match=r"is damaged .*1,099,511,627,776 bytes, where its header tells of"):
+            VAE.from_pretrained(saved)
+        path.write_bytes((2**60).to_bytes(8, "little"))
+        with pytest.raises(RunError, match="no safetensors file"):
+            VAE.from_pretrained(saved)
+
+
+class WithMask(GaussianVAE):
+    def __init__(self, image_shape, **networks):
+        super().__init__(image_shape, latent_dim=2, **networks)
+        self.register_buffer("mask", torch.tensor([0, -math.inf]))
 
 
 class WithObjects(GaussianVAE):

@@ -17,7 +17,6 @@ from evae.fitting.settings import PRESETS, Density, Preset
 from evae.models.fitted import FittedPrior, write_prior
 from evae.numerics import resolve_device
 from evae.runs import RunFolder
-from evae.runs.evaluation import weights_digest
 from evae.runs.images import images_for
 from evae.settings import flat
 
@@ -59,10 +58,10 @@ def fit_prior(
     run, where = RunFolder(run_folder), resolve_device(device)
     density = with_preset(density, preset)
     checks.seed(seed)
-    model, weights = run.model().to(where), weights_digest(run)
+    model = run.model().to(where)
     store = images_for(run, model, data, images)
     codes = encode_all(model, store.train, density.codes, seed)
-    prior = replace(best_prior(codes, density, where), weights=weights)
+    prior = replace(best_prior(codes, density, where), weights=model.weights_digest)
     about = {"images": store.fingerprint, "data": store.source, "preset": preset or "", **prior.about}
     write_prior(replace(prior, about=about), run.path)
     console.print(f"{run.path / 'prior'}: {prior}; evae sample {run} draws from it", soft_wrap=True)

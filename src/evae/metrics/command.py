@@ -26,12 +26,11 @@ from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.sections import Context, Options
 from evae.models import VAE
-from evae.models.pretrained import CONFIG, WEIGHTS
 from evae.models.vae import Latents
 from evae.numerics import resolve_device
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images
-from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, weights_digest, write_evaluation
+from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
 from evae.runs.images import images_for, own_images
 from evae.settings import flat
 
@@ -96,7 +95,7 @@ def evaluate(
     fitted = _fitted_prior(model, is_needed=bool(likelihood or features))
     options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes, fitted)
     name = RESULTS if data is None else _file_name(run, store)
-    sections, values = _measure(run, Context(model, store, seed), options, _earlier(run, name))
+    sections, values = _measure(Context(model, store, seed), options, _earlier(run, name))
     evaluation = Evaluation(
         model=type(model).__name__,
         data=store.source,
@@ -108,7 +107,7 @@ def evaluate(
         repeats=repeats,
         seed=seed,
         sections=sections,
-        weights=weights_digest(run),
+        weights=model.weights_digest,
     )
     path = write_evaluation(run, evaluation, values, name)
     if show:
@@ -119,7 +118,7 @@ def evaluate(
 
 
 def _measure(
-    run: RunFolder, context: Context, options: Options, earlier: Evaluation | None
+    context: Context, options: Options, earlier: Evaluation | None
 ) -> tuple[dict[str, Section], dict[str, NDArray[np.float64]]]:
     """All sections, and their values per image: taken from an earlier evaluation where their keys agree.
 
@@ -127,7 +126,11 @@ def _measure(
     """
     store = context.store
     old, old_values = (earlier.sections, earlier.values) if earlier else ({}, {})
-    files = [_digest((run.path / name).read_bytes()) for name in (CONFIG, WEIGHTS)]
+    model = context.model
+    files = [
+        _digest(json.dumps([model.class_path, model.hyperparameters], sort_keys=True).encode()),
+        model.weights_digest,
+    ]
     basis = _digest(repr((*files, store.fingerprint, store.transform, context.seed, version("evae"))).encode())
     sections: dict[str, Section] = {}
     values: dict[str, NDArray[np.float64]] = {}
