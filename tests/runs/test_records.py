@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from evae import VAE, GaussianVAE
 from evae.errors import RunError
 from evae.files import digest
+from evae.fitting import fit_prior
 from evae.models.fitted import FittedPrior, write_prior
 from evae.runs import Progress, RunFolder, checkpoints
 from evae.runs.evaluation import Evaluation, Number, Section, read_evaluation, write_evaluation
@@ -276,6 +277,12 @@ class TestLinks:
             run.claim(CONFIG, {}, resume=False, overwrite=True)
         assert before == sorted((tmp_path / "elsewhere").rglob("*"))
         assert not (run.path / "checkpoints").exists()
+
+    def test_prior(self, run, tmp_path):
+        shutil.move(run.path / "prior", tmp_path / "elsewhere")
+        (run.path / "prior").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match="prior is a link"):
+            fit_prior(run.path)
 
 
 def test_a_folder_that_was_made_again(run):

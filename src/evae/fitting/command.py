@@ -58,6 +58,7 @@ def fit_prior(
     run, where = RunFolder(run_folder), resolve_device(device)
     density = with_preset(density, preset)
     checks.seed(seed)
+    run.check_inside()
     model = run.model().to(where)
     store = images_for(run, model, data, images)
     codes = encode_all(model, store.train, density.codes, seed)
