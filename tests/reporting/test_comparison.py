@@ -257,7 +257,7 @@ class TestErrors:
 
     def test_output_that_cannot_be_written(self, runs, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(RunError, match="could not be written"):
+        with pytest.raises(RunError, match="file is no folder; name a folder"):
             compare([runs / "EVAE", runs / "WAE"], tmp_path / "file")
 
 
