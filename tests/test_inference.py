@@ -159,3 +159,13 @@ def test_images_that_are_gone_leave_their_crop(tmp_path, capsys, monkeypatch):
 def test_codes_are_parquet(colour_run, tmp_path):
     with pytest.raises(ConfigError, match=r"name it codes\.parquet"):
         encode(colour_run, tmp_path / "codes.csv")
+
+
+def test_a_model_without_a_run_takes_files(tmp_path):
+    data = folder_of(tmp_path / "data", coloured, 3)
+    EVAE((1, 32, 32), latent_dim=2).save_pretrained(tmp_path / "model")
+    codes = pd.read_parquet(encode(tmp_path / "model", tmp_path / "z.parquet", data=str(data)))
+    assert codes["file"].tolist() == ["00.tif", "01.tif", "02.tif"]
+    reconstruct(tmp_path / "model", [data], tmp_path / "out")
+    expected = load_model(tmp_path / "model").encode(load_images(tmp_path / "model", data)).detach()
+    np.testing.assert_allclose(codes.filter(like="z"), expected, rtol=1e-4, atol=1e-6)

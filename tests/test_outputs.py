@@ -127,7 +127,8 @@ def test_files_of_a_run_are_never_replaced(name, run, tmp_path):
 
 def test_figures_of_a_run_but_for_the_samples_are_never_replaced(run):
     (run / "figures").mkdir(exist_ok=True)
-    (run / "figures" / "reconstructions.png").write_bytes(before := b"drawn in training")
+    Image.new("L", (16, 16), 7).save(run / "figures" / "reconstructions.png")  # in place of what training draws
+    before = (run / "figures" / "reconstructions.png").read_bytes()
     sample(run, 4, prior="model")
     sample(run, 4, prior="model")
     for write in (partial(sample, prior="model"), report):

@@ -82,7 +82,7 @@ def transform_for(run: RunFolder, model: VAE, options: ImageOptions) -> tuple[in
         RunError: the folder is not a run, or its config.yaml is damaged.
     """
     size = model.image_shape[1] if options.image_size is None else options.image_size
-    if options.crop is not None:
+    if options.crop is not None or not run.is_run:  # not a run: a model alone
         return size, options.crop
     _, crop = _transform(run)
     if crop is not None:
