@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from evae.distributions import kernel_penalty as kernel_penalty
     from evae.fitting import fit_prior as fit_prior
     from evae.inference import encode as encode
+    from evae.inference import load_images as load_images
     from evae.inference import load_model as load_model
     from evae.inference import reconstruct as reconstruct
     from evae.inference import sample as sample
@@ -34,7 +35,7 @@ _HOMES = {
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
     "fitting": "fit_prior",
-    "inference": "encode load_model reconstruct sample",
+    "inference": "encode load_images load_model reconstruct sample",
     "metrics": "evaluate",
     "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",

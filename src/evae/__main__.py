@@ -1,7 +1,8 @@
-"""``python -m evae``: the command line."""
+"""``python -m evae`` is the command line."""
 
 import sys
 
 from evae.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
