@@ -64,7 +64,12 @@ NO_MARK = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+def kinds(writers):
+    """Their names; the figures of kernels take seconds."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name == "kernels")) for name in writers]
+
+
+@pytest.mark.parametrize("kind", kinds(WRITERS))
 def test_a_result_replaces_one_of_its_kind(kind, run, tmp_path, photo):
     write, names = WRITERS[kind]
     folder = tmp_path / "out"
@@ -73,7 +78,7 @@ def test_a_result_replaces_one_of_its_kind(kind, run, tmp_path, photo):
     assert set(names) <= {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", WRITERS | NO_MARK)
+@pytest.mark.parametrize("kind", kinds(WRITERS | NO_MARK))
 def test_other_files_stay_unless_overwritten(kind, run, tmp_path, photo):
     write, names = (WRITERS | NO_MARK)[kind]
     folder = tmp_path / "out"
@@ -167,7 +172,7 @@ def test_what_is_no_file(write, out, run, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "folder"]
 
 
-@pytest.mark.parametrize("kind", WRITERS | NO_MARK)
+@pytest.mark.parametrize("kind", kinds(WRITERS | NO_MARK))
 def test_a_full_disk_leaves_old_results(kind, run, tmp_path, photo, monkeypatch):
     write, _ = (WRITERS | NO_MARK)[kind]
     folder = tmp_path / "out"

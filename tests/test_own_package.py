@@ -64,6 +64,7 @@ def place(tmp_path, blobs, cache):
     return run, training
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own(place, tmp_path):
     run, training = place
     own = "--model mypackage.nets.MyVAE --model.width 6 --model.latent_dim 3"
