@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch.distributions import Distribution
 
 from evae.reporting import training_figures
+
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.load_profile("quick")
 
 ORACLES = Path(__file__).parent / "oracles"
 

@@ -103,6 +103,7 @@ def test_results_without_a_mark_need_overwrite(kind, run, tmp_path):
     write(run, tmp_path, overwrite=True)
 
 
+@pytest.mark.slow
 def test_pages_and_tables(run, other, tmp_path):
     for _ in range(2):
         report(run)

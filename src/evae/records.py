@@ -12,6 +12,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from evae.errors import printable
+
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
 MAX_NUMBER = 1e100  # sums and squares of such numbers are finite
@@ -23,7 +25,10 @@ T = TypeVar("T")
 
 
 class RecordError(ValueError):
-    """What is wrong with a record; whoever reads it adds the file and what to do."""
+    """What is wrong with a record, on one line; whoever reads it adds the file and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @contextmanager

@@ -138,6 +138,7 @@ def test_noise_of_a_step_is_never_that_of_a_validation_batch():
     assert steps.isdisjoint({validation_seed(0, batch) for batch in numbers})
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_as_full_ones(cache, blobs, tmp_path):
     """Resumed with the other strategy, and from it; in float32, where biases before batch normalisation are adrift."""
     options = {"model": Deterministic, "log_every": 1, "gradient_clip": 1.0, "on_nonfinite": "skip"}
