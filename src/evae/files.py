@@ -1,11 +1,14 @@
 """Files that are written whole or not at all, and durably."""
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 from evae.errors import RunError
 
@@ -43,6 +46,27 @@ def replace(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` durably: the new name survives a power failure."""
     os.replace(source, target)
     sync_folder(target.parent)
+
+
+class NotRegularError(Exception):
+    """A pipe or a device where a regular file is needed."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open for reading; pipes and devices are not waited for.
+
+    Raises:
+        NotRegularError: it is one of these.
+        OSError: it cannot be read, or is a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegularError(f"{path} is not a regular file")
 
 
 def sync_folder(folder: Path) -> None:

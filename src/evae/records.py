@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from evae.errors import printable
+from evae.files import NotRegularError, open_regular
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -31,20 +31,25 @@ class RecordError(ValueError):
         super().__init__(printable(message))
 
 
+class NotRegularRecordError(RecordError):
+    """A folder, a pipe or a device where a record should be."""
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A regular file, open for reading; pipes and devices are not waited for.
 
     Raises:
-        RecordError: it is a folder, a pipe or a device.
+        NotRegularRecordError: it is a folder, a pipe or a device.
         OSError: it cannot be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if path.exists() and not path.is_file():
-        raise RecordError("not a regular file")
-    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise RecordError("not a regular file")
+        raise NotRegularRecordError("not a regular file")
+    try:
+        file = open_regular(path)
+    except NotRegularError as error:
+        raise NotRegularRecordError("not a regular file") from error
+    with file:
         yield file
 
 

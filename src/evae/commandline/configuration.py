@@ -2,7 +2,6 @@
 
 import json
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from evae.commandline.families import Family
 from evae.commandline.parameters import Parameter, UsageError, did_you_mean
 from evae.console import warn
+from evae.records import NotRegularRecordError, RecordError, read_bytes
 from evae.yaml_files import MAX_BYTES, YamlError, YamlFeatureError, YamlLimitError, compose
 
 _NETWORKS = ("encoder", "decoder")  # hyperparameters that name functions
@@ -58,18 +58,15 @@ def read_configuration(path: Path) -> Configuration:
 
 def _read(path: Path) -> str:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"--config {path} is not a file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"--config {path} is larger than {MAX_BYTES:,} bytes: not a file of options")
-    try:
-        return content.decode()
+        return read_bytes(path, MAX_BYTES).decode()
+    except NotRegularRecordError as error:
+        raise UsageError(f"--config {path} is not a file") from error
+    except RecordError as error:
+        raise UsageError(f"--config {path} is {error}: not a file of options") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--config {path} is not UTF-8 text: not a file of options") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _compose(path: Path, text: str) -> yaml.Node | None:

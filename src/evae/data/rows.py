@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from evae.data.levels import Scaling
 from evae.data.scan import kinds, scan
 from evae.data.splits import Division, divide
 from evae.errors import DataError, first_line
+from evae.files import NotRegularError, open_regular
 
 BY_CONTENT = "one image in ten held out, by its content"
 MAX_NAMED = 5  # files named in a message
@@ -126,13 +126,13 @@ def _below(reference: Reference) -> Path:
 
 
 def _read_regular(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:  # a pipe without a writer would block otherwise
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImageError("is no regular file")
-        if status.st_size > MAX_FILE:
-            raise BadImageError(f"has {status.st_size:,} bytes, more than {MAX_FILE:,}")
+    try:
+        file = open_regular(path)
+    except NotRegularError as error:
+        raise BadImageError("is no regular file") from error
+    with file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_FILE:
+            raise BadImageError(f"has {size:,} bytes, more than {MAX_FILE:,}")
         return file.read(MAX_FILE)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from evae.console import progress, warn
 from evae.distributions import AggregatedPosterior, parameters_of, select
@@ -43,7 +42,13 @@ def fit(kind: Kind, codes: Codes, density: Density, device: torch.device) -> Fit
 def check_fittable(kind: Choice, model: VAE) -> None:
     """Raise ConfigError where no prior of this kind can be fitted to any codes of the model."""
     if kind == "kde":
-        _aggregated(model, model.example_posterior(), 1.0)
+        try:
+            AggregatedPosterior(model.example_posterior())
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"a kde needs posteriors with a density, and those of this {type(model).__name__} have none "
+                f"({error}); take --kind gmm"
+            ) from error
     if kind == "flow":
         make_flow(model.prior().event_shape[0])
 
@@ -104,8 +109,8 @@ def _kde(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
     density under posteriors of bounded support, and a factor that reached the farthest code would be too large for the
     rest.
     """
+    check_fittable("kde", codes.model)
     posterior = select(codes.posterior, codes.fitted)
-    _aggregated(codes.model, posterior, 1.0)
     on_sphere = codes.centre is not None
     tensors = parameters_of(posterior) | ({} if on_sphere else _gaussian(codes, density, device).tensors)
     settings = {"factor": 1.0} if on_sphere else {"factor": 1.0, "background": _BACKGROUND}
@@ -122,16 +127,6 @@ def _kde(codes: Codes, density: Density, device: torch.device) -> FittedPrior:
                 break
             best, settings["factor"] = score, factor
     return FittedPrior("kde", tensors, settings)
-
-
-def _aggregated(model: VAE, posterior: Distribution, factor: float) -> AggregatedPosterior:
-    try:
-        return AggregatedPosterior(posterior, factor)
-    except NotImplementedError as error:
-        raise ConfigError(
-            f"a kde needs posteriors with a density, and those of this {type(model).__name__} have none "
-            f"({error}); take --kind gmm"
-        ) from error
 
 
 def _flow(codes: Codes, density: Density, device: torch.device) -> FittedPrior:

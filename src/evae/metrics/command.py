@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from evae import checks
 from evae.console import Console, console
 from evae.data import ImageOptions, Store
 from evae.errors import DataError, RunError
+from evae.files import digest
 from evae.metrics.features import load_extractor
 from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
 from evae.metrics.latents import LATENTS
@@ -128,15 +128,15 @@ def _measure(
     old, old_values = (earlier.sections, earlier.values) if earlier else ({}, {})
     model = context.model
     files = [
-        _digest(json.dumps([model.class_path, model.hyperparameters], sort_keys=True).encode()),
+        digest(json.dumps([model.class_path, model.hyperparameters], sort_keys=True).encode()),
         model.weights_digest,
     ]
-    basis = _digest(repr((*files, store.fingerprint, store.transform, context.seed, version("evae"))).encode())
+    basis = digest(repr((*files, store.fingerprint, store.transform, context.seed, version("evae"))).encode())
     sections: dict[str, Section] = {}
     values: dict[str, NDArray[np.float64]] = {}
     for measurement in MEASUREMENTS:
-        name, depends_on = measurement.name, measurement.depends_on(options)
-        key = f"{basis}-{_digest(json.dumps(depends_on, sort_keys=True).encode())}"
+        name, depends_on = measurement.name, measurement.asked(options)
+        key = f"{basis}-{digest(json.dumps(depends_on, sort_keys=True).encode())}"
         stays = depends_on is None and name in old and old[name].key.startswith(basis)
         if measurement.is_of_fitted_prior and name in old:
             stays = stays and old[name].details.get("prior_digest") == options.fitted
@@ -160,10 +160,6 @@ def _fitted_prior(model: VAE, is_needed: bool) -> str:
             raise
         return ""
     return "" if prior is None else prior.identity
-
-
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=8).hexdigest()
 
 
 def _earlier(run: RunFolder, name: str) -> Evaluation | None:

@@ -37,27 +37,27 @@ def _measure(context: Context, options: Options) -> Measured:
     Images are rounded to 8 bits. Of Inception's features the distances are called fid and kid.
     """
     model, extractor = context.model, _extractor(options)
-    real = _real_features(context.store, extractor)
+    real = _real_features(context, extractor)
     rebuilt = FeatureSet()
     for _, q in context.batches("features of reconstructions"):
         codes = model.code(q) if options.latents == "mean" else q.sample()
         rebuilt.add(extractor(to_bytes(model.decode(codes))))
     numbers = _distances("reconstructions", rebuilt, real, extractor, context.seed)
-    sampled = _measure_samples(context, options, "model", real)
+    sampled = _measure_samples(context, options, "model")
     settings = {"reconstructions: latents": options.latents, "reconstructions: count": rebuilt.count}
     return replace(sampled, numbers=[*numbers, *sampled.numbers], settings=settings | sampled.settings)
 
 
 def _measure_fitted(context: Context, options: Options) -> Measured:
     """The same of samples of the prior that evae fit-prior fitted."""
-    real = _real_features(context.store, _extractor(options))
-    measured = _measure_samples(context, options, "fitted", real)
+    measured = _measure_samples(context, options, "fitted")
     return replace(measured, details={"prior": str(context.model.read_prior())})
 
 
-def _measure_samples(context: Context, options: Options, prior: Prior, real: FeatureSet) -> Measured:
+def _measure_samples(context: Context, options: Options, prior: Prior) -> Measured:
     """Distances to the hold-out images, coverage, and the copy check of samples of a prior."""
     extractor, name = _extractor(options), f"{prior} prior"
+    real = _real_features(context, extractor)
     _warn_of_few(min(real.count, options.samples), real.kept.shape[1], extractor)
     drawn, pictures = _drawn(context.model, prior, options.samples, extractor)
     numbers = _distances(name, drawn, real, extractor, context.seed)
@@ -70,7 +70,7 @@ def _measure_samples(context: Context, options: Options, prior: Prior, real: Fea
         "real_count": real.count,
         f"{name}: count": drawn.count,
     }
-    return Measured([*numbers, *_copy_check(name, pictures, context.store)], settings)
+    return Measured([*numbers, *_copy_check(name, pictures, context)], settings)
 
 
 def _extractor(options: Options) -> Extractor:
@@ -97,13 +97,8 @@ def _depends_on(options: Options) -> dict[str, Any] | None:
     }
 
 
-def _fitted_depends_on(options: Options) -> dict[str, Any] | None:
-    depends_on = _depends_on(options) if options.fitted else None
-    return depends_on and depends_on | {"fitted": options.fitted}
-
-
 DISTANCES = Measurement("distances", _measure, _depends_on)
-FITTED_DISTANCES = Measurement("distances, fitted prior", _measure_fitted, _fitted_depends_on, True)
+FITTED_DISTANCES = Measurement("distances, fitted prior", _measure_fitted, _depends_on, True)
 
 
 def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Extractor, seed: int) -> list[Number]:
@@ -132,7 +127,12 @@ def _drawn(model: VAE, prior: Prior, count: int, extractor: Extractor) -> tuple[
     return features, torch.cat(images)
 
 
-def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
+def _real_features(context: Context, extractor: Extractor) -> FeatureSet:
+    """Features of the hold-out images, once for all sections."""
+    return context.once("features of hold-out images", lambda: _cached_features(context.store, extractor))
+
+
+def _cached_features(store: Store, extractor: Extractor) -> FeatureSet:
     """Features of the hold-out images, cached by the content of images and weights; not those of the user's code."""
     depends_on = f"{store.fingerprint} {store.transform} {extractor.identity}"
     key = blake2b(depends_on.encode(), digest_size=12).hexdigest()
@@ -150,13 +150,17 @@ def _real_features(store: Store, extractor: Extractor) -> FeatureSet:
     return features
 
 
-def _copy_check(name: str, samples: Tensor, store: Store) -> list[Number]:
+def _copy_check(name: str, samples: Tensor, context: Context) -> list[Number]:
     """Distances to the nearest training image, of samples and of hold-out images."""
-    holdout = to_float(store.holdout.read(slice(0, _MAX_NEAREST)), torch.device("cpu"))
-    nearest, _ = nearest_training_images(torch.cat([samples, holdout]), store)
+    store = context.store
+
+    def of_holdout() -> Tensor:
+        holdout = to_float(store.holdout.read(slice(0, _MAX_NEAREST)), torch.device("cpu"))
+        return nearest_training_images(holdout, store)[0]
+
     return [
-        mean_of(f"{name}: nearest_training_distance", nearest[: len(samples)]),
-        mean_of(f"{name}: nearest_training_distance_of_holdout", nearest[len(samples) :]),
+        mean_of(f"{name}: nearest_training_distance", nearest_training_images(samples, store)[0]),
+        mean_of(f"{name}: nearest_training_distance_of_holdout", context.once("copy check", of_holdout)),
     ]
 
 

@@ -24,7 +24,7 @@ def _measure(context: Context, options: Options, prior: Prior) -> Measured:
     """
     model, samples, name = context.model, options.likelihood or 1, _NAMES[prior]
     p = model.prior() if prior == "model" else model.fitted_prior
-    assert p is not None  # as _fitted_depends_on says
+    assert p is not None  # as Measurement.asked says
     try:
         bound, outside = _bound(context, samples, p)
     except NotImplementedError as reason:
@@ -62,13 +62,8 @@ def _depends_on(options: Options) -> dict[str, Any] | None:
     return None if options.likelihood is None else {"samples": options.likelihood}
 
 
-def _fitted_depends_on(options: Options) -> dict[str, Any] | None:
-    depends_on = _depends_on(options) if options.fitted else None
-    return depends_on and depends_on | {"fitted": options.fitted}
-
-
 LIKELIHOOD = Measurement("likelihood", partial(_measure, prior="model"), _depends_on)
-FITTED_LIKELIHOOD = Measurement("likelihood, fitted prior", partial(_measure, prior="fitted"), _fitted_depends_on, True)
+FITTED_LIKELIHOOD = Measurement("likelihood, fitted prior", partial(_measure, prior="fitted"), _depends_on, True)
 
 
 def importance_weighted_bound(

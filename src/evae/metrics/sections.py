@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from evae.models.vae import Latents, Prior
 from evae.numerics import seeded
 from evae.runs.evaluation import Better, Number
 from evae.runs.images import batches
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ class Context:
     def __init__(self, model: VAE, store: Store, seed: int = 0) -> None:
         self.model, self.store, self.seed = model, store, seed
         self._posteriors: list[Distribution] = []
+        self._kept: dict[str, Any] = {}
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns, computed by the first measurement that asks for this name."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        kept: T = self._kept[name]
+        return kept
 
     def batches(self, title: str) -> Iterator[tuple[Tensor, Distribution]]:
         """Hold-out images (N, C, H, W) in order, with their posteriors q(z|x), and a progress bar of that title."""
@@ -62,13 +72,21 @@ class Measurement:
     """A section of an evaluation, by its name.
 
     ``depends_on`` returns the options that it depends on, as JSON has them; None where it was not asked for.
-    ``is_of_fitted_prior`` says that it is of the fitted prior, and void as soon as another one is fitted.
+    ``is_of_fitted_prior`` says that it depends on the fitted prior, too: measured where there is one, and void as soon
+    as another one is fitted.
     """
 
     name: str
     measure: Callable[[Context, Options], Measured]
     depends_on: Callable[[Options], dict[str, Any] | None] = lambda options: {}
     is_of_fitted_prior: bool = False
+
+    def asked(self, options: Options) -> dict[str, Any] | None:
+        """What it depends on, with the fitted prior where it is of that; None where it is not to be measured."""
+        depends_on = self.depends_on(options)
+        if depends_on is None or not self.is_of_fitted_prior:
+            return depends_on
+        return depends_on | {"fitted": options.fitted} if options.fitted else None
 
     def __call__(self, context: Context, options: Options) -> Measured:
         """Measure from the context's seed, whatever was measured before; without gradients."""

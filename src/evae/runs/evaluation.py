@@ -62,12 +62,11 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All that was measured of a run on some images, in sections by name.
+class _About:
+    """What was measured, in Evaluation and in evaluation.json.
 
     ``data``, ``images`` and ``transform`` are the data as the user named them, their fingerprint, and their crop and
-    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled; ``values`` are (count,) by metric;
-    ``weights`` is a digest of the model's.
+    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled.
     """
 
     model: str
@@ -79,6 +78,15 @@ class Evaluation:
     latents: str
     repeats: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation(_About):
+    """All that was measured of a run on some images, in sections by name.
+
+    ``weights`` is a digest of the model's, ``values`` are (count,) by metric; see ``_About`` for the rest.
+    """
+
     sections: dict[str, Section]
     weights: str = ""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
@@ -152,19 +160,10 @@ class _StoredSection:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _Stored(_About):
     """evaluation.json."""
 
     version: Literal[3]
-    model: str
-    data: str
-    split: str
-    count: int
-    images: str
-    transform: dict[str, int | None]
-    latents: str
-    repeats: int
-    seed: int
     weights: str
     metrics: dict[str, float | None]
     standard_errors: dict[str, float | None]

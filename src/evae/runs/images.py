@@ -9,10 +9,10 @@ from torch import Tensor
 from evae.console import console, progress, warn
 from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import DataError, RunError
+from evae.errors import DataError
 from evae.models import VAE
 from evae.runs.checkpoints import trained_images
-from evae.runs.folder import CONFIG, RunFolder
+from evae.runs.folder import RunFolder
 from evae.runs.preprocessing import Preprocessing, RecolouredSet, cached_scaling
 
 BATCH = 250
@@ -114,10 +114,7 @@ def preprocessing(run: RunFolder, model: VAE) -> Preprocessing:
 def _transform(run: RunFolder) -> tuple[int | None, int | None]:
     """Size and crop of the run's images."""
     config = run.config()
-    size, crop = config.get("image_size"), config.get("crop")
-    if not all(value is None or isinstance(value, int) for value in (size, crop)):
-        raise RunError(f"{run.path / CONFIG}: image_size and crop must be whole numbers")
-    return size, crop
+    return config.get("image_size"), config.get("crop")
 
 
 def batches(images: Images, device: torch.device, title: str) -> Iterator[Tensor]:
