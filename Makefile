@@ -24,12 +24,14 @@ slow: .venv/installed-dev
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-wheel: .venv/installed-dev
-	rm -rf dist .venv-wheel
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel
-	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt dist/*.whl
-	cd dist && ../.venv-wheel/bin/python ../.ci/import_all.py && ../.venv-wheel/bin/evae --version
+# WHEEL_VENV=.venv spares a second environment where "make test" follows and there is none yet: it adds to the same one.
+WHEEL_VENV ?= .venv-wheel
+wheel:
+	rm -rf dist $(WHEEL_VENV)
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	PIP_CONSTRAINT=constraints.txt $(WHEEL_VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd dist && ../$(WHEEL_VENV)/bin/python ../.ci/import_all.py && ../$(WHEEL_VENV)/bin/evae --version
 
 # One venv for both: "-dev" adds the tools of CONTRIBUTING.md.
 .venv/bin/python:

@@ -39,6 +39,7 @@ def test_a_command_keeps_the_memory_of_one_step_for_the_next():
     assert faults("from evae.allocator import keep_memory; keep_memory()") < usual / 10
 
 
+@pytest.mark.slow
 def test_the_library_leaves_the_allocator_alone(blobs):
     program = (
         "from tests.training.small import SETTINGS; from evae import train; import tempfile\n"

@@ -490,15 +490,20 @@ class TestOddInput:
 @pytest.mark.parametrize(
     "model",
     [
-        "BetaVAE --model.beta 0.5",
-        "IWAE --model.samples 2 --model.gradient doubly-reparameterised",
-        "WAE --model.scales [0.5,2]",
         "AE",
-        "RAE --model.regularisation gradient-penalty",
         "HVAE",
-        "PowerSphericalVAE",
         "VampVAE --model.pseudo_inputs 8",
-        "EVAE --model.kernel spherical_epanechnikov",
+        *(
+            pytest.param(model, marks=pytest.mark.slow)
+            for model in (
+                "BetaVAE --model.beta 0.5",
+                "IWAE --model.samples 2 --model.gradient doubly-reparameterised",
+                "WAE --model.scales [0.5,2]",
+                "RAE --model.regularisation gradient-penalty",
+                "PowerSphericalVAE",
+                "EVAE --model.kernel spherical_epanechnikov",
+            )
+        ),
     ],
 )
 def test_every_family_works_with_every_command(model, blobs, tmp_path, capsys):
@@ -532,11 +537,15 @@ def test_models_are_listed(capsys):
 
 
 class TestKernels:
-    def test_table_and_figures(self, tmp_path, capsys):
-        assert evae("kernels", "--draws", 1000, "--out", tmp_path) == 0
+    def test_table(self, capsys):
+        assert evae("kernels", "--draws", 10) == 0
         text = capsys.readouterr().out
         for expected in ("epanechnikov", "0.600000", "0.758947", "[-1, 1]"):
             assert expected in text
+
+    @pytest.mark.slow
+    def test_figures(self, tmp_path):
+        assert evae("kernels", "--draws", 1000, "--out", tmp_path) == 0
         for name in ("densities.png", "divergences.png"):
             assert pixels(tmp_path / name).std() > 10
         assert evae("kernels", "--draws", 1000, "--out", tmp_path, "--prior", "uniform") == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evae.records import RecordError, as_type, conform, parse_json, read_bytes, read_json
+from evae.records import Finite, RecordError, as_type, parse_json, read_bytes, read_json
 from evae.yaml_files import YamlError, compose, construct
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
@@ -20,7 +21,7 @@ VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionari
 
 @dataclass(frozen=True)
 class Inner:
-    x: float
+    x: Finite
     kind: Literal["a", "b", 1] = "a"
 
 
@@ -29,7 +30,7 @@ class Outer:
     count: int
     inner: Inner
     many: tuple[Inner, ...] = ()
-    rates: list[float | None] = field(default_factory=list)
+    rates: list[Finite | None] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,28 +52,27 @@ def test_a_whole_record():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"count": "x"}, "count is 'x', not a whole number"),
-        ({"count": True}, "count is True, not a whole number"),
-        ({"count": 1.5}, "count is 1.5, not a whole number"),
-        ({"count": None}, "count is None, not a whole number"),
-        ({"count": 2**63}, "count is a value of type int, not a whole number"),
-        ({"inner": {}}, "x is missing"),
-        ({"inner": {"x": 1, "y": 2}}, "y is unknown"),
-        ({"inner": {"x": math.nan}}, "x is nan, not a finite number"),
-        ({"inner": {"x": 1e300}}, "x is 1e\\+300, not a finite number"),
-        ({"inner": {"x": 1, "kind": True}}, "kind is True, not one of a, b, 1"),
-        ({"inner": []}, "inner is a value of type list, not names with values"),
-        ({"many": {}}, "many is a value of type dict, not a list"),
-        ({"rates": [[]]}, "rates is a value of type list, not a finite number"),
-        ({"about": {"a": "\0"}}, "a is "),
-        ({"about": {"\ud800": 1}}, "a name is "),
-        ({"about": {1: 1}}, "a name is 1, not a text"),
-        ({"about": {"a": {1}}}, "a is a value of type set"),
-        ({"about": {"a": b""}}, "a is a value of type bytes"),
+        ({"count": "x"}, "expected `int`, got `str` - at `$.count`"),
+        ({"count": True}, "expected `int`, got `bool` - at `$.count`"),
+        ({"count": 1.0}, "expected `int`, got `float` - at `$.count`"),
+        ({"count": None}, "expected `int`, got `null` - at `$.count`"),
+        ({"count": 2**63}, "a number has more than 64 bits"),
+        ({"inner": {}}, "object missing required field `x` - at `$.inner`"),
+        ({"inner": {"x": math.nan}}, "expected `float` >= -1e+100 - at `$.inner.x`"),
+        ({"inner": {"x": 1e300}}, "expected `float` <= 1e+100 - at `$.inner.x`"),
+        ({"inner": {"x": 1, "kind": True}}, "expected `int | str`, got `bool` - at `$.inner.kind`"),
+        ({"inner": []}, "expected `object`, got `array` - at `$.inner`"),
+        ({"many": {}}, "expected `array`, got `object` - at `$.many`"),
+        ({"rates": [[]]}, "expected `float | null`, got `array` - at `$.rates[0]`"),
+        ({"about": {"a": "\0"}}, "a text has a NUL"),
+        ({"about": {"\ud800": 1}}, "a text has a NUL or half a character"),
+        ({"about": {1: 1}}, "expected `str`, got `int` - at `key` in `$.about`"),
+        ({"about": {"a": {1}}}, "a value of type set"),
+        ({"about": {"a": b""}}, "a value of type bytes"),
     ],
 )
 def test_other_types(change, message):
-    with pytest.raises(RecordError, match=f"^{message}"):
+    with pytest.raises(RecordError, match=f"^{re.escape(message)}"):
         as_type(WHOLE | change, Outer)
 
 
@@ -94,7 +94,7 @@ def test_no_json(content, tmp_path):
 
 def test_numbers_of_64_bits():
     assert parse_json("[9223372036854775807, -1]") == [2**63 - 1, -1]
-    assert conform(2**63 - 1, int) == 2**63 - 1
+    assert as_type(2**63 - 1, int) == 2**63 - 1
 
 
 class TestFiles:
@@ -136,11 +136,11 @@ class TestFiles:
 )
 def test_values_of_yaml_that_are_none(text):
     with pytest.raises((YamlError, RecordError)):
-        conform(construct(compose(text)), dict[str, Any])
+        as_type(construct(compose(text)), dict[str, Any])
 
 
 @given(st.text(max_size=60))
 def test_any_yaml(text):
     with suppress(YamlError, RecordError):
         node = compose(text)
-        conform(None if node is None else construct(node), Any)
+        as_type(None if node is None else construct(node), dict[str, Any])

@@ -1,23 +1,25 @@
 """Records: files that evae wrote and others may have changed, read with limits and by type."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+from msgspec import Meta, ValidationError, convert
 
 from evae.errors import printable
 from evae.files import NotRegularError, open_regular
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
-MAX_NUMBER = 1e100  # sums and squares of such numbers are finite
 MAX_WHOLE = 2**63 - 1
+
+Finite = Annotated[float, Meta(ge=-1e100, le=1e100)]  # sums and squares of such numbers are finite
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 _NO_TEXT = re.compile(r"[\0\ud800-\udc7f\udd00-\udfff]")
 
@@ -67,19 +69,13 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def read_json(path: Path, kind: type[T], most: int = MAX_BYTES) -> T:
-    """A JSON file of at most ``most`` bytes as a dataclass, or as any other type that ``conform`` takes.
+    """A JSON file of at most ``most`` bytes as a dataclass, or as any other type that ``as_type`` takes.
 
     Raises:
         RecordError: it is no JSON, too large, too deep or of another type.
         OSError: it cannot be read.
     """
     return as_type(parse_json(read_bytes(path, most)), kind)
-
-
-def as_type(value: Any, kind: type[T]) -> T:
-    """As ``conform``, for dataclasses and other classes."""
-    made: T = conform(value, kind)
-    return made
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -96,103 +92,39 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def conform(value: Any, kind: Any, name: str = "it") -> Any:
-    """A value read from JSON or YAML as the type ``kind``, which tuples and dataclasses are made of.
+def as_type(value: Any, kind: type[T]) -> T:
+    """A value read from JSON or YAML as a dataclass, or as any other type of msgspec; nothing is coerced.
 
-    Args:
-        value: what was read.
-        kind: None, bool, int, float, str, Any, a Literal, a dataclass, or a list, tuple, dict or union of these. Whole
-            numbers have 64 bits, floats are finite and less than 1e100; Any is what JSON can hold.
-        name: of the value, in messages.
+    Names that a dataclass does not have are left out. Whole numbers have at most 64 bits, floats are as the type says:
+    NaN and infinite ones need another than ``Finite``.
 
     Raises:
-        RecordError: it has another type.
+        RecordError: it has another type, or holds what JSON cannot.
     """
-    return _conform(value, kind, name, 0)
+    _check_plain(value)
+    try:
+        return convert(value, kind)
+    except ValidationError as error:
+        text = str(error)
+        raise RecordError(text[:1].lower() + text[1:]) from error
 
 
-def _conform(value: Any, kind: Any, name: str, depth: int) -> Any:
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Refuse what JSON cannot hold, numbers of more than 64 bits, and what is too deep; msgspec does not."""
     if depth > MAX_DEPTH:
-        raise RecordError(f"{name} is nested more than {MAX_DEPTH} levels deep")
-    if kind is Any:
-        kind = {dict: dict[str, Any], list: list[Any], float: Any}.get(type(value), _SCALARS)
-        if kind is Any:  # a setting may be infinite
-            return value
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return _any_of(value, arguments, name, depth)
-    if origin is Literal and any(value == choice and type(value) is type(choice) for choice in arguments):
-        return value
-    if origin in (list, tuple) and isinstance(value, list):
-        return origin(_conform(item, arguments[0], name, depth + 1) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {_text(key): _conform(item, arguments[1], _text(key), depth + 1) for key, item in value.items()}
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _instance(value, kind, name, depth)
-    if isinstance(kind, type) and kind in _CHECKS and _CHECKS[kind](value):
-        return float(value) if kind is float else value
-    raise RecordError(f"{name} is {_shown(value)}, not {_called(kind)}")
-
-
-def _any_of(value: Any, kinds: tuple[Any, ...], name: str, depth: int) -> Any:
-    last = RecordError(name)
-    for kind in kinds:
-        try:
-            return _conform(value, kind, name, depth)
-        except RecordError as error:
-            last = error if not isinstance(value, NoneType) and kind is not NoneType else last
-    raise last
-
-
-def _instance(value: dict[Any, Any], kind: Any, name: str, depth: int) -> Any:
-    """A dataclass of the values of its fields; no others may be there."""
-    kinds = get_type_hints(kind)
-    own = {f.name: f for f in fields(kind) if f.init}
-    required = {n for n, f in own.items() if f.default is MISSING and f.default_factory is MISSING}
-    if missing := sorted(required - value.keys()):
-        raise RecordError(f"{missing[0]} is missing")
-    if unknown := [key for key in value if key not in own]:
-        raise RecordError(f"{_text(unknown[0])} is unknown")
-    return kind(**{key: _conform(item, kinds[key], key, depth + 1) for key, item in value.items()})
-
-
-def _is_text(value: Any) -> bool:
-    """A text without NUL and without halves of characters, but for the bytes of file names that are no UTF-8."""
-    return isinstance(value, str) and not _NO_TEXT.search(value)
-
-
-def _text(key: Any) -> str:
-    if not _is_text(key):
-        raise RecordError(f"a name is {_shown(key)}, not a text")
-    return str(key)
-
-
-def _is_whole(value: Any) -> bool:
-    return type(value) is int and -MAX_WHOLE - 1 <= value <= MAX_WHOLE
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (type(value) is float and math.isfinite(value) and abs(value) <= MAX_NUMBER)
-
-
-_CHECKS = {
-    NoneType: lambda value: value is None,
-    bool: lambda value: type(value) is bool,
-    int: _is_whole,
-    float: _is_number,
-    str: _is_text,
-}
-_SCALARS = None | bool | int | str
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str | float | bool | NoneType) or _is_whole(value) else ""
-    return text if 0 < len(text) <= 40 else f"a value of type {type(value).__name__}"
-
-
-def _called(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    names = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false", NoneType: "null"}
-    containers = {dict: "names with values", list: "a list", tuple: "a list"}
-    return names.get(kind) or containers.get(get_origin(kind), "names with values")
+        raise RecordError(f"nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, depth)
+            _check_plain(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, depth + 1)
+    elif isinstance(value, str):
+        if _NO_TEXT.search(value):
+            raise RecordError("a text has a NUL or half a character")
+    elif isinstance(value, int):
+        if not -MAX_WHOLE - 1 <= value <= MAX_WHOLE:
+            raise RecordError("a number has more than 64 bits")
+    elif not (value is None or isinstance(value, float)):
+        raise RecordError(f"a value of type {type(value).__name__}")

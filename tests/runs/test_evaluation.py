@@ -86,7 +86,6 @@ def change(result, path, value):
         (["sections", "own", "numbers"], {"x": 3}),
         (["sections", "own", "details"], "none"),
         (["sections", "own", "settings"], 3),
-        (["sections", "own", "more"], 3),
         (["sections", "own", "numbers", 0, "value"], "three"),
         (["sections", "own", "numbers", 0, "value"], 10**400),
         (["sections", "own", "numbers", 0, "error"], []),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from functools import partial
 
@@ -33,7 +34,7 @@ SCALARS = (
 VALUES = st.recursive(
     SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3), max_leaves=4
 )
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CONFIG = {
     "data": "blobs.npz",
     "out": "a",
@@ -182,21 +183,20 @@ def test_long_and_deep_lines_of_metrics(run, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": -1}, "step must be at least 0"),
-        ({"step": 1.5}, "step is 1.5, not a whole number"),
-        ({"step": None}, "step is None"),
-        ({"sums": "x"}, "sums is 'x', not a list"),
+        ({"step": -1}, "expected `int` >= 0 - at `$.progress.step`"),
+        ({"step": 1.5}, "expected `int`, got `float`"),
+        ({"step": None}, "expected `int`, got `null`"),
+        ({"sums": "x"}, "expected `array`, got `str`"),
         ({"sums": [1.0]}, "1 sums, where 2 terms are logged"),
-        ({"best_loss": [1]}, "best_loss is a value of type list"),
-        ({"skipped": 13}, "skipped must be at most 12"),
-        ({"more": 1}, "more is unknown"),
+        ({"best_loss": [1]}, "expected `float | null`, got `array`"),
+        ({"skipped": 13}, "13 of 12 steps skipped"),
     ],
 )
 def test_progress_that_cannot_be(run, change, message):
     path = run.path / "checkpoints" / "last" / "state.json"
     record, write = opened(path)
     write(record | {"progress": record["progress"] | change})
-    with pytest.raises(RunError, match=f"last is damaged .*{message}"):
+    with pytest.raises(RunError, match=f"last is damaged .*{re.escape(message)}"):
         resumed(run)
 
 

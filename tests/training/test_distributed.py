@@ -161,7 +161,7 @@ def _train_to_an_error(data, out, options):
         (out / f"{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_images_of_one_process_that_do_not_come(cache, tmp_path, strategy):
     """Both stop, the first says why, and what was done before is saved."""
     for name, count in (("train", 40), ("test", 8)):

@@ -58,12 +58,13 @@ def _child(*arguments):
     return process.exitcode
 
 
-def test_sigkill_at_twenty_moments(cache, blobs, tmp_path):
+@pytest.mark.parametrize("moments", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments(cache, blobs, tmp_path, moments):
     """Between and during steps and writes; then the same weights, optimizer, average, best and metrics, bit for bit."""
     options = {"epochs": 12, "log_every": 4, "ema": 0.9}
     whole = train(blobs, tmp_path / "whole", **SETTINGS | options)
     draw, kills, parts = random.Random(0), 0, tmp_path / "parts"
-    while kills < 20:
+    while kills < moments:
         code = _child(cache, blobs, parts, draw.randint(1, 100), options)
         assert code in (0, -signal.SIGKILL)
         kills += code != 0

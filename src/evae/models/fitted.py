@@ -26,7 +26,7 @@ from evae.errors import ConfigError, EvaeError, RunError, first_line
 from evae.files import digest, write_atomically
 from evae.models.second_stage import SecondStage, SecondStagePrior
 from evae.models.weights import read_weights
-from evae.records import RecordError, read_json
+from evae.records import Finite, RecordError, read_json
 
 Kind = Literal["gaussian", "gmm", "kde", "flow", "vae"]
 Flow = Literal["maf", "coupling-splines"]
@@ -239,7 +239,7 @@ class _Record:
 
     version: Literal[1]
     kind: Kind
-    settings: dict[str, bool | int | float | str | None]
+    settings: dict[str, bool | int | Finite | str | None]
     about: dict[str, Any]
     weights: str
     tensors: str

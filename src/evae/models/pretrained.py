@@ -249,7 +249,7 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = read_json(path, dict[str, Any])
+        config = read_json(path, dict[str, Any])
     except FileNotFoundError as error:
         raise RunError(f"{path.parent} holds no model: {CONFIG} is missing") from error
     except (OSError, RecordError) as error:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from evae.records import RecordError, as_type, conform, opened, parse_json
+from evae.records import RecordError, as_type, opened, parse_json
 
 _MAX_HEADER = 100_000_000  # as safetensors has it
 _DIGEST, _METADATA = "digest", "__metadata__"
@@ -96,8 +96,8 @@ def _read_header(file: BinaryIO) -> Header:
 
 
 def _header(content: bytes, size: int) -> Header:
-    listed = conform(parse_json(content), dict[str, Any])
-    metadata = conform(listed.pop(_METADATA, {}), dict[str, str])
+    listed = as_type(parse_json(content), dict[str, Any])
+    metadata = as_type(listed.pop(_METADATA, {}), dict[str, str])
     entries = {name: as_type(entry, _Entry) for name, entry in listed.items()}
     end = max((max(entry.data_offsets, default=0) for entry in entries.values()), default=0)
     if 8 + len(content) + end != size:

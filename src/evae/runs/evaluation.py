@@ -17,7 +17,7 @@ from evae.errors import RunError
 from evae.files import digest, write_atomically
 from evae.models.pretrained import WEIGHTS
 from evae.models.weights import read_weights
-from evae.records import RecordError, as_type, conform, read_json
+from evae.records import Finite, RecordError, as_type, read_json
 from evae.runs.folder import RunFolder
 
 VERSION = 3
@@ -135,14 +135,21 @@ class _StoredNumber:
     """A Number in evaluation.json: its value is None where it is not finite."""
 
     name: str
-    value: float | None
-    error: float | None
+    value: Finite | None
+    error: Finite | None
     better: Better | None
-    reference: float | None
+    reference: Finite | None
 
     def as_number(self) -> Number:
         value = math.nan if self.value is None else self.value
         return Number(self.name, value, self.error, self.better, self.reference)
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What is used of a section's details."""
+
+    rate_per_dimension: list[Finite | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,11 +158,11 @@ class _StoredSection:
 
     key: str
     numbers: tuple[_StoredNumber, ...]
-    settings: dict[str, str | int | float | bool]
+    settings: dict[str, str | int | Finite | bool]
     details: dict[str, Any]
 
     def as_section(self, name: str) -> Section:
-        conform(self.details.get("rate_per_dimension"), list[float | None] | None, "rate_per_dimension")
+        as_type(self.details, _Details)
         return Section(name, self.key, tuple(n.as_number() for n in self.numbers), self.settings, self.details)
 
 
@@ -165,8 +172,8 @@ class _Stored(_About):
 
     version: Literal[3]
     weights: str
-    metrics: dict[str, float | None]
-    standard_errors: dict[str, float | None]
+    metrics: dict[str, Finite | None]
+    standard_errors: dict[str, Finite | None]
     sections: dict[str, _StoredSection]
     per_image: str | None = None
 

@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from evae.checks import not_negative, whole_number
-from evae.errors import ConfigError
-from evae.records import MAX_WHOLE, RecordError, as_type, conform, opened, parse_json, read_bytes
+from msgspec import Meta
+
+from evae.records import MAX_WHOLE, Count, Finite, RecordError, Share, as_type, opened, parse_json, read_bytes
 from evae.yaml_files import MAX_BYTES, compose, construct
 
 _MAX_LINE, _MAX_METRICS = 2**16, 2**30
-_MAX_SUMS = 1000
+
+_Length = Annotated[int, Meta(ge=1, le=2**16)]
 
 
 @dataclass
@@ -32,26 +33,19 @@ class Progress:
     """
 
     images: str
-    step: int = 0
-    sums: list[float] = field(default_factory=list)
-    metrics_bytes: int = 0
-    training_seconds: float = 0.0
-    skipped: int = 0
-    skipped_in_epoch: int = 0
-    best_loss: float | None = None
-    epochs_since_best: int = 0
+    step: Count = 0
+    sums: Annotated[list[Finite], Meta(max_length=1000)] = field(default_factory=list)
+    metrics_bytes: Count = 0
+    training_seconds: Annotated[float, Meta(ge=0, le=1e100)] = 0.0
+    skipped: Count = 0
+    skipped_in_epoch: Count = 0
+    best_loss: Finite | None = None
+    epochs_since_best: Count = 0
 
     def check(self) -> None:
-        """Raise RecordError where a count cannot be."""
-        try:
-            not_negative("training_seconds", self.training_seconds)
-            for name in ("step", "metrics_bytes", "epochs_since_best"):
-                whole_number(name, getattr(self, name), 0, 2**53)
-            whole_number("skipped", self.skipped, 0, self.step)
-            whole_number("skipped_in_epoch", self.skipped_in_epoch, 0, self.skipped)
-            whole_number("the number of sums", len(self.sums), 0, _MAX_SUMS)
-        except ConfigError as error:
-            raise RecordError(str(error)) from error
+        """Raise RecordError where more steps were skipped than taken."""
+        if not self.skipped_in_epoch <= self.skipped <= self.step:
+            raise RecordError(f"{self.skipped} of {self.step} steps skipped, {self.skipped_in_epoch} in an epoch")
 
 
 @dataclass(frozen=True)
@@ -84,11 +78,11 @@ class _Settings:
     """What is used of config.yaml besides the comparison with another."""
 
     data: str
-    image_size: int | None = None
-    crop: int | None = None
+    image_size: _Length | None = None
+    crop: _Length | None = None
     image_column: str | None = None
-    validation: float | None = None
-    seed: int | None = None
+    validation: Share | None = None
+    seed: Annotated[int, Meta(ge=0, le=MAX_WHOLE)] | None = None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -104,15 +98,8 @@ def read_config(path: Path) -> dict[str, Any]:
         node = compose(content.decode())
     except UnicodeDecodeError as error:
         raise RecordError("no UTF-8 text") from error
-    config: dict[str, Any] = conform(None if node is None else construct(node), dict[str, Any])
-    known = as_type({name: config[name] for name in _Settings.__annotations__ if name in config}, _Settings)
-    try:
-        for name, value, most in (("image_size", known.image_size, 2**16), ("crop", known.crop, 2**16)):
-            whole_number(name, 1 if value is None else value, 1, most)
-        whole_number("seed", known.seed or 0, 0, MAX_WHOLE)
-        not_negative("validation", known.validation or 0.0, 1.0)
-    except ConfigError as error:
-        raise RecordError(str(error)) from error
+    config = as_type(None if node is None else construct(node), dict[str, Any])
+    as_type(config, _Settings)
     return config
 
 
@@ -135,9 +122,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 def _metrics(line: bytes) -> dict[str, Any] | None:
     """Finite numbers by name; "epoch" and "step" are counts."""
     try:
-        numbers: dict[str, Any] = conform(parse_json(line), dict[str, int | float])
-        for name in {"epoch", "step"} & numbers.keys():
-            whole_number(name, numbers[name], 0, 2**53)
-    except (RecordError, ConfigError):
+        numbers = as_type(parse_json(line), dict[str, int | Finite])
+        as_type({name: numbers[name] for name in ("epoch", "step") if name in numbers}, dict[str, Count])
+    except RecordError:
         return None
     return numbers
