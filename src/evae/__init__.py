@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evae.inference import load_model as load_model
     from evae.inference import reconstruct as reconstruct
     from evae.inference import sample as sample
+    from evae.inspection import inspect as inspect
     from evae.metrics import evaluate as evaluate
     from evae.models import AE as AE
     from evae.models import EVAE as EVAE
@@ -36,6 +37,7 @@ _HOMES = {
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
     "fitting": "fit_prior",
     "inference": "encode load_images load_model reconstruct sample",
+    "inspection": "inspect",
     "metrics": "evaluate",
     "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",

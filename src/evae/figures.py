@@ -10,12 +10,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from evae.errors import ConfigError
 from evae.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP = 2  # pixels between images of a grid
+_MAX_PIXELS = 2**28  # of a grid: 3 GB as floats
+_LONGEST = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), 65_500) | {".webp": 16_383, ".gif": 65_535, ".ico": 256}
 _SOFTWARE = 0x0131  # tag of EXIF and TIFF, which most formats can hold
 
 
@@ -35,14 +38,29 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
-    """Images (N, C, H, W) in [0, 1] on a white grid."""
+def check_grid(path: Path, count: int, image_shape: tuple[int, ...], columns: int) -> None:
+    """Raise ConfigError unless ``image_grid`` of so many images (C, H, W) can be saved under the name of ``path``."""
+    suffix = path.suffix.lower()
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        raise ConfigError(f"--out {path}: no image can be saved as {suffix or 'a file without a suffix'}; use .png")
+    lines = -(-count // columns), columns
+    height, width = (_GAP + n * (_GAP + side) for n, side in zip(lines, image_shape[1:], strict=True))
+    most = _LONGEST.get(suffix, _MAX_PIXELS)
+    if max(height, width) > most or height * width > _MAX_PIXELS:
+        what = f"a grid of {count:,} images has {width:,}x{height:,} pixels"
+        raise ConfigError(f"--out {path}: {what}, too many for {suffix}; choose another --out, or fewer")
+
+
+def image_grid(images: Tensor, columns: int = 8, least: int = 1) -> Image.Image:
+    """Images (N, C, H, W) in [0, 1] on a white grid, enlarged by a whole factor to ``least`` pixels a side or more."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     tiles = images.new_ones(-(-count // columns) * columns, channels, height + _GAP, width + _GAP)
     tiles[:count, :, _GAP:, _GAP:] = images
     grid = tiles.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
+    image = to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
+    times = -(-least // min(height, width))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
 def save_image(image: Image.Image, path: Path, mark: str = "") -> None:

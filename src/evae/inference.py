@@ -108,6 +108,8 @@ def sample(
     run = RunFolder(run_folder)
     path = _checked_output_of_samples(run, out, count, overwrite)
     model = run.model()
+    if _is_grid(path):
+        figures.check_grid(path, count, model.image_shape, _columns(count))
     if prior == "fitted" and model.read_prior() is None:
         _fit_default(run, seed, device)
         model = run.model()
@@ -143,7 +145,15 @@ def _checked_output_of_samples(run: RunFolder, out: Path | None, count: int, ove
 
 def _is_file(path: Path) -> bool:
     """Whether samples are written to a single file of this name."""
-    return path.suffix.lower() in (_ARRAY, *SUFFIXES)
+    return path.suffix.lower() == _ARRAY or _is_grid(path)
+
+
+def _is_grid(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _columns(count: int) -> int:
+    return round(count**0.5)
 
 
 def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
@@ -156,7 +166,7 @@ def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(pixels).data)
     elif _is_file(path):
-        grid = figures.image_grid(torch.cat(list(images)), columns=round(count**0.5))
+        grid = figures.image_grid(torch.cat(list(images)), columns=_columns(count))
         figures.save_image(grid, path, mark("samples"))
     else:
         for start, batch in zip(range(0, count, _BATCH), images, strict=True):

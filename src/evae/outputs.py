@@ -13,14 +13,15 @@ from evae.data import absolute
 from evae.data.streams import PREFIX
 from evae.errors import RunError
 from evae.runs import RunFolder
-from evae.runs.folder import CHECKPOINTS, CONFIG, METRICS
+from evae.runs.folder import ACCOUNT, CHECKPOINTS, CONFIG, METRICS
 
-Kind = Literal["samples", "reconstruction", "codes", "report", "comparison", "kernels"]
+Kind = Literal["samples", "reconstruction", "codes", "report", "comparison", "kernels", "contact sheet"]
 
+_IMAGES = ("samples", "reconstruction", "contact sheet")
 _PARQUET_KEY = b"evae"
 _HEAD = 2048  # bytes of a page that have its mark
 _WEIGHTS = "model.safetensors"
-_RESERVED = {CONFIG, METRICS, CHECKPOINTS, _WEIGHTS, "config.json", "README.md", "prior", "tensorboard"}
+_RESERVED = {CONFIG, ACCOUNT, METRICS, CHECKPOINTS, _WEIGHTS, "config.json", "README.md", "prior", "tensorboard"}
 _PAGE = "comparison.html"  # its mark is also that of the tables beside it
 
 
@@ -44,8 +45,9 @@ def check_output(
 ) -> None:
     """Raise RunError unless a result may be written to a file.
 
-    An existing file is replaced only if it is the command's default output, has the mark of the same kind of result, or
-    ``overwrite`` says so; other files of a run and files of the data are never replaced.
+    Images are not written among those of the data. An existing file is replaced only if it is the command's default
+    output, has the mark of the same kind of result, or ``overwrite`` says so; other files of a run and files of the
+    data are never replaced.
 
     Args:
         path: the file.
@@ -63,9 +65,11 @@ def check_output(
     if path == default:
         return
     run = _run_of(path)
+    place = path.absolute().resolve()
+    if run is None and kind in _IMAGES and any(place.parent.is_relative_to(folder) for folder in data):
+        raise RunError(f"--out {path} is in the folder of the data and would become one of its images; choose another")
     if mode is None:
         return
-    place = path.absolute().resolve()
     if place in data:
         raise RunError(f"--out {path} would replace the data; choose another --out")
     if _mark_of(path, kind) == mark(kind):
@@ -112,6 +116,7 @@ _NAMES: dict[Kind, str] = {
     "report": "a report",
     "comparison": "a comparison",
     "kernels": "a figure of kernels",
+    "contact sheet": "a contact sheet",
 }
 
 

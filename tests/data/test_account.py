@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from evae.data import Account, open_store
 from evae.data.cache import cache as cache_command
 from evae.errors import ConfigError, DataError
+from evae.records import as_type
 
 
 @pytest.fixture(autouse=True)
@@ -397,7 +399,9 @@ class TestRecord:
         again = open_store(tmp_path / "d")
         assert again.account == first.account
         assert said(capsys) == ""
-        assert Account.from_json(json.loads(json.dumps(first.account.to_json()))) == first.account
+        assert as_type(json.loads(json.dumps(asdict(first.account))), Account) == first.account
+        open_store(tmp_path / "d", show_account=True)
+        assert said(capsys) == " ".join(str(first.account).split())
 
     @pytest.mark.parametrize("name", ["meta.json", "train.u8", "holdout.u8", "train-labels.npy", "holdout-names.json"])
     @pytest.mark.parametrize("damage", ["cut", "flipped", "zeros", "empty"])

@@ -220,7 +220,11 @@ def _add_positional(parser: ArgumentParser, parameter: Parameter) -> None:
     name = parameter.name.upper()
     nargs = "+" if parameter.hint == list[Path] else None
     parser.add_argument(
-        parameter.name, type=_Text(name, Path), metavar=name, help=_escaped(parameter.help), nargs=nargs
+        parameter.name,
+        type=_Text(name, parameter.text or Path),
+        metavar=name,
+        help=_escaped(parameter.help),
+        nargs=nargs,
     )
 
 

@@ -1,8 +1,7 @@
 """The account of a data set: what was found, what was left out, and every choice that was made in reading it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 MAX_NAMED = 5  # classes and kinds of files named in an account
 
@@ -108,24 +107,6 @@ class Account:
         noun = "class" if len(self.classes) == 1 else "classes"
         named = enumerated(self.classes, "{name} {count:,}")
         return f"{len(self.classes):,} {noun} from {self.labels_from}: {named}{without}"
-
-    def to_json(self) -> dict[str, Any]:
-        """A description of plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Account":
-        """The account that ``to_json`` described.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no such description.
-        """
-        values = {entry.name: record[entry.name] for entry in fields(cls)}
-        values["left_out"] = tuple(LeftOut(**entry) for entry in values["left_out"])
-        values |= {name: tuple(map(str, values[name])) for name in ("notes", "warnings")}
-        account = cls(**values)
-        str(account)  # fails where a value is of another type
-        return account
 
 
 _SPLIT_NAMES = {"train": "training images", "holdout": "hold-out images"}

@@ -69,7 +69,6 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         with _temporary(folder) as temporary:
             record = _build(source, size, crop, skip_bad, temporary)
             os.replace(temporary, folder)
-    console.print(str(record.account), soft_wrap=True)
     return record
 
 

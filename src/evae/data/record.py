@@ -12,6 +12,7 @@ from evae.data.account import Account
 from evae.data.levels import Scaling
 from evae.errors import DataError
 from evae.files import digest, write_atomically
+from evae.records import RecordError, as_type, read_json
 
 META = "meta.json"
 _MAX_META = 2**30  # bytes
@@ -97,37 +98,24 @@ class Record:
         if not folder.exists():
             return None
         try:
-            if path.stat().st_size > _MAX_META:
-                raise ValueError("it is too large")
-            values = json.loads(path.read_text())
-            if values.pop("digest") != _digest_of(values):
-                raise ValueError("its digest is another one")
-            record = cls._from(values)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            values = read_json(path, dict[str, Any], _MAX_META)
+            if values.pop("digest", None) != _digest_of(values):
+                raise RecordError("its digest is another one")
+            record = as_type(values, cls)
+            record._check_files()
+        except (OSError, RecordError) as error:
             raise DamagedStoreError(f"{META} is damaged") from error
         for name, file in record.files.items():
             file.check(folder / name, thoroughly)
         return record
 
-    @classmethod
-    def _from(cls, values: Mapping[str, Any]) -> "Record":
-        channels, height, width = map(int, values["image_shape"])
-        record = cls(
-            **{**values}
-            | {
-                "image_shape": (channels, height, width),
-                "scaling": Scaling(**values["scaling"]),
-                "account": Account.from_json(values["account"]),
-                "files": {name: FileRecord(**file) for name, file in values["files"].items()},
-            }
-            | {name: tuple(map(str, values[name])) for name in ("class_names", "skipped", "unread")}
-        )
-        for split, count in record.count.items():
-            if record.files[f"{split}.u8"].size != count * math.prod(record.image_shape):
-                raise ValueError(f"{split}.u8 has another size")
-            if {f"{split}-labels.npy", f"{split}-names.json"} - set(record.files):
-                raise ValueError("files are missing")
-        return record
+    def _check_files(self) -> None:
+        """Raise RecordError unless the files of each split are there, with room for its images."""
+        for split, count in self.count.items():
+            if {f"{split}.u8", f"{split}-labels.npy", f"{split}-names.json"} - set(self.files):
+                raise RecordError("files are missing")
+            if self.files[f"{split}.u8"].size != count * math.prod(self.image_shape):
+                raise RecordError(f"{split}.u8 has another size")
 
     def accounted(self, account: Account) -> "Record":
         """The same with another account."""

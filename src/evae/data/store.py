@@ -108,6 +108,7 @@ def open_store(
     crop: int | None = None,
     on_bad_image: OnBadImage = "skip",
     image_column: str | None = None,
+    show_account: bool = False,
 ) -> Store:
     """The images of ``data``, decoding them first if the cache does not have them; then the account is printed.
 
@@ -119,6 +120,7 @@ def open_store(
             "error" stops.
         image_column: the column of images of a table; None: the one that datasets' metadata, its name or its content
             tells.
+        show_account: print the account also where the images were decoded before.
 
     Raises:
         ConfigError: an option is not valid.
@@ -132,7 +134,8 @@ def open_store(
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / key
     try:
-        record = usable(folder) or build_once(source, size, crop, skip_bad, folder)
+        cached = usable(folder)
+        record = cached or build_once(source, size, crop, skip_bad, folder)
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "; free some space or set EVAE_CACHE to another disk" if is_full else ""
@@ -140,6 +143,8 @@ def open_store(
         raise DataError(f"the image cache in {folder.parent} cannot be used ({reason}){hint}") from error
     with suppress(OSError):  # of a read-only cache
         os.utime(folder / META)  # the last use, for evae cache
+    if show_account or not cached:
+        console.print(str(record.account), soft_wrap=True)
     record = _tell(record, source, folder, skip_bad)
     shape, scaling = record.image_shape, record.scaling
     train = ImageSet(folder, "train", (record.count.get("train", 0), *shape))

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from evae import figures
@@ -74,9 +73,7 @@ def training_panels(run: RunFolder, model: VAE) -> list[Panel]:
 
 def images(pictures: Tensor, columns: int) -> Picture:
     """Images (N, C, H, W) in [0, 1] on a white grid; small ones are enlarged by a whole factor."""
-    grid = figures.image_grid(pictures, columns)
-    times = -(-_SIDE // pictures.shape[-1])
-    grid = grid.resize((grid.width * times, grid.height * times), Image.Resampling.NEAREST)
+    grid = figures.image_grid(pictures, columns, least=_SIDE)
     file = io.BytesIO()
     grid.save(file, "PNG", optimize=True)
     return Picture(file.getvalue(), grid.width, grid.height)

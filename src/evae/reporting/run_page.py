@@ -1,6 +1,7 @@
 """The page of a run: configuration, measurements, training curves, reconstructions, samples and latents."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def report(
         model=model,
         weights=sum(p.numel() for p in model.parameters()),
         store=store,
+        account=replace(store.account, source=Path(store.account.source).name),
         found=found,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip(),
         evaluation=evaluation,

@@ -1,6 +1,7 @@
 """The run folder: what a run was asked, what it measured, and the model it made.
 
     config.yaml          the resolved command
+    data.json            the account of the images: what was read, what was left out, and every choice made
     config.json, model.safetensors, README.md    the model, for from_pretrained
     metrics.jsonl        one line per epoch, and one every ``log_every`` steps
     checkpoints/last     the newest state; checkpoints/previous the one before; checkpoints/best the best model
@@ -15,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from evae.console import warn
+from evae.data import Account
 from evae.errors import RunError
 from evae.files import remove, write_atomically
 from evae.models import VAE
@@ -32,13 +34,14 @@ from evae.runs.records import Progress, read_config, read_lines
 from evae.yaml_files import YamlError
 
 CONFIG, METRICS, CHECKPOINTS, NONFINITE = "config.yaml", "metrics.jsonl", "checkpoints", "nonfinite.json"
+ACCOUNT = "data.json"
 _LOCK = ".lock"
 
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 _FOLDERS = (CHECKPOINTS, "prior", "figures", "tensorboard")
 _DERIVED = ("report.html", "prior", "figures", "tensorboard", NONFINITE)
-_OURS = (METRICS, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
+_OURS = (METRICS, ACCOUNT, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
 
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
 _FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every", "fit_prior"}
@@ -153,6 +156,14 @@ class RunFolder:
                 for path in (*(self.path / name for name in _OURS), *chain(*others), self.path / CONFIG):
                     remove(path)
         write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
+
+    def write_account(self, account: Account) -> None:
+        """Write data.json.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        write_atomically(self.path / ACCOUNT, json.dumps(asdict(account), indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

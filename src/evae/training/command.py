@@ -80,7 +80,9 @@ def train(
     fabric = open_fabric(compute)
     with _quiet(not fabric.is_global_zero), arithmetic(compute.precision), seeded(recipe.seed):
         _check_before_decoding(fabric, folder, model, settings)
-        store = open_store(data, images.image_size, images.crop, images.on_bad_image, images.image_column)
+        store = open_store(
+            data, images.image_size, images.crop, images.on_bad_image, images.image_column, show_account=True
+        )
         store = store.split_validation(recipe.validation, recipe.seed)
         network = _build(model, store, settings)
         if run.fit_prior:
@@ -158,6 +160,7 @@ def _run(
     with folder.locked() if first else nullcontext():
         if first:
             folder.claim(config, Settings().flat(), run.resume is not None, run.overwrite)
+            folder.write_account(store.account)
         with open_logger(logger if first else None, folder.path, config) as log:
             fabric.launch()
             if store.validation is None:

@@ -1,0 +1,55 @@
+"""``evae inspect``: what a data set holds and how a model would see it, before any training."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from evae import figures
+from evae.console import console
+from evae.data import ImageOptions, Store, open_store, to_float
+from evae.outputs import check_output, data_of, mark
+from evae.settings import flat
+
+_SHOWN, _COLUMNS = 64, 8  # images of a contact sheet
+_SIDE = 96  # least pixels per image, so that small ones can be seen
+
+
+@flat
+def inspect(
+    data: str,
+    out: Path = Path("contact-sheet.png"),
+    images: ImageOptions = ImageOptions(),
+    overwrite: bool = False,
+) -> Store:
+    """Print the account of a data set, as evae train does, and draw 64 of its images as a model will see them.
+
+    The images are spread evenly over the training images. They are decoded to the cache, where evae train finds them.
+
+    Args:
+        data: as for evae train.
+        out: the contact sheet, an image file.
+        images: how images are read.
+        overwrite: replace the file that out names also where it is not a contact sheet by evae.
+
+    Returns:
+        The images; ``store.account`` is the account.
+
+    Raises:
+        DataError: the images cannot be used.
+        ConfigError: an option is not valid.
+        RunError: the contact sheet cannot be written or would replace another file.
+    """
+    out = Path(out)
+    figures.check_grid(out, _SHOWN, (3, _SIDE, _SIDE), _COLUMNS)
+    check_output(out, "contact sheet", overwrite, data=data_of(None, data))
+    store = open_store(data, **asdict(images), show_account=True)
+    count = len(store.train)
+    rows = np.unique(np.linspace(0, count - 1, min(_SHOWN, count)).round().astype(np.int64))
+    figures.check_grid(out, _SHOWN, store.image_shape, _COLUMNS)
+    sheet = figures.image_grid(to_float(store.train.read(rows)), _COLUMNS, least=_SIDE)
+    figures.save_image(sheet, out, mark("contact sheet"))
+    channels, height, width = store.image_shape
+    kind = f"{'grey' if channels == 1 else 'colour'}, {width}x{height} pixels"
+    console.print(f"{len(rows)} of {count:,} training images, {kind}, in {out}", soft_wrap=True)
+    return store
