@@ -273,3 +273,15 @@ def test_density_integrates_to_one(family):
             log_parallel = math.log(2) + (dim - 1) / 2 * math.log(math.pi) - math.lgamma((dim - 1) / 2)
             density = (family(loc, double(kappa)).log_prob(z) + log_parallel + (dim - 2) * grid.sin().log()).exp()
             assert math.pi * (weights * density).sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("concentration", "finite"), [(math.nan, False), (-math.inf, False), (math.inf, True), (1e308, True)]
+)
+def test_concentrations_that_no_proposal_fits(concentration, finite):
+    """The sampler ends: with NaN, or with the mean direction where the concentration is as good as infinite."""
+    loc = torch.eye(5, dtype=torch.float64)[0].expand(2, 5)
+    q = VonMisesFisher(loc, torch.tensor([concentration, 3.0], dtype=torch.float64), validate_args=False)
+    first, second = q.sample((3,)).unbind(1)
+    assert second.isfinite().all()
+    assert torch.equal(first, loc[:1].expand(3, 5)) if finite else first.isnan().all()

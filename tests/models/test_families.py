@@ -294,6 +294,21 @@ def test_images_that_do_not_fit(family):
         model(torch.zeros(2, *SHAPE, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("change", [lambda x: (x - 0.13) / 0.31, lambda x: 255 * x, lambda x: x / 0, lambda x: -x])
+def test_values_outside_0_1(family, change):
+    model, images = family(SHAPE, latent_dim=2), torch.rand(4, *SHAPE)
+    with pytest.raises(ConfigError, match=r"in \[0, 1\] of shape .*, not values from .* to .*; scale them"):
+        model(change(images))
+    model(images + 1e-6)  # rounding is none
+
+
+def test_values_are_not_looked_at_where_there_are_none():
+    model, images = EVAE(SHAPE, latent_dim=2).eval(), torch.rand(4, *SHAPE)
+    mapped = torch.func.vmap(lambda image: model.encode(image[None])[0])(images)
+    assert torch.allclose(mapped, model.encode(images), atol=1e-5)
+    assert model.encode(images[:0]).shape == (0, 2)
+
+
 @pytest.mark.parametrize("logit", [-500.0, -30.0, -1.0, -5e-3, 0.0, 1e-3, 2.0, 20.0, 50.0])
 def test_continuous_bernoulli_at_any_logit(logit):
     """Density and mean against closed forms; torch's own are clamped at |logit| 16."""

@@ -198,7 +198,8 @@ class TestConfiguration:
         assert weights[0] == weights[1]
 
     def test_every_option_is_on_the_page(self, run):
-        (shown,) = re.findall("config.yaml</summary>\\s*<pre[^>]*>(.*?)</pre>", (run / "report.html").read_text(), re.DOTALL)
+        page = (run / "report.html").read_text()
+        (shown,) = re.findall(r"config.yaml</summary>\s*<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
         config = yaml.safe_load(html.unescape(shown))
         assert config == yaml.safe_load((run / "config.yaml").read_text())
         assert config["model"]["init_args"]["latent_dim"] == 3

@@ -14,6 +14,8 @@ from evae.distributions.base import Expandable
 from evae.distributions.circular import angle_velocity, cosine_variance, log_partition, mean_resultant
 from evae.distributions.quadrature import double
 
+_POINT = 1e300  # a larger concentration is infinite: the draws are its mean direction
+
 
 class _UnitVector(constraints.Constraint):
     """Vectors of length 1, up to rounding."""
@@ -207,8 +209,8 @@ class VonMisesFisher(_RotationSymmetric):
     def _angle(self, concentration: Tensor) -> Tensor:
         constant = concentration.detach()
         kappa = constant.flatten()
-        heights = torch.empty_like(kappa)
-        pending = torch.arange(len(kappa), device=kappa.device)
+        heights = torch.full_like(kappa, torch.nan).masked_fill(kappa > _POINT, 0)
+        pending = (kappa.abs() <= _POINT).nonzero().squeeze(1)  # of others no proposal would ever be accepted
         while len(pending):
             height, accepted = propose_height(kappa[pending], self.dim)
             heights[pending[accepted]] = height[accepted]

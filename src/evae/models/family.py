@@ -1,15 +1,19 @@
 """The base of the families: the hyperparameters that all of them share, set once."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, TypedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from evae.checks import one_of, whole_number
 from evae.models.custom import OwnNetwork, resolve_network
 from evae.models.likelihoods import LIKELIHOODS
 from evae.models.networks import ARCHITECTURES, ImageShape, check_decoder, check_three_sizes
 from evae.models.vae import VAE, Objective
+
+_ROUNDING = 1e-4  # that values may be outside [0, 1]
 
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian"]
 NetworksName = Literal["paper", "rae"]
@@ -68,3 +72,19 @@ class Family(VAE):
             check_decoder(maps, image_shape, latent_dim)
         p = prior if isinstance(prior, nn.Module) else prior(q)
         super().__init__(image_shape, q, p, maps, pixels, objective)
+        self._has_checked = False
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ConfigError unless ``images`` are floating point in [0, 1] of shape (N, C, H, W).
+
+        Values are looked at on the CPU; on another device, which would have to be waited for, only the first time.
+        """
+        super().check_images(images)
+        if not len(images) or self._has_checked or torch.compiler.is_compiling():
+            return
+        with suppress(RuntimeError):  # of transforms of functions, as vmap, whose tensors have no values yet
+            low, high = (float(value) for value in images.detach().aminmax())
+            if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+                given = f"values from {low:.4g} to {high:.4g}"
+                raise self.wrong_images(f"{given}; scale them, and leave out a normalisation by mean and deviation")
+        self._has_checked = images.device.type != "cpu"

@@ -102,10 +102,12 @@ class VAE(Pretrained):
     def check_images(self, images: Tensor) -> None:
         """Raise ConfigError unless ``images`` are floating point of shape (N, C, H, W)."""
         if images.shape[1:] != self.image_shape or not images.is_floating_point():
-            taken = f"floating-point images in [0, 1] of shape (N, {', '.join(map(str, self.image_shape))})"
-            raise ConfigError(
-                f"this {type(self).__name__} takes {taken}, not {images.dtype} of shape {tuple(images.shape)}"
-            )
+            raise self.wrong_images(f"{images.dtype} of shape {tuple(images.shape)}")
+
+    def wrong_images(self, given: str) -> ConfigError:
+        """The error that says which images the model takes, and what was given instead."""
+        taken = f"floating-point images in [0, 1] of shape (N, {', '.join(map(str, self.image_shape))})"
+        return ConfigError(f"this {type(self).__name__} takes {taken}, not {given}")
 
     def likelihood(self, latents: Tensor) -> Distribution:
         """p(x|z) for latents (N, d), batch shape (N,) and event shape (C, H, W)."""
