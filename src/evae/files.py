@@ -2,8 +2,11 @@
 
 import errno
 import os
+import re
+import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -11,6 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from evae.errors import RunError
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.evae-[0-9a-f]{8}\.tmp", re.DOTALL)
+_NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}  # what file systems refuse
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -28,9 +37,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, descriptor = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _new_file(path)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -39,7 +49,71 @@ def replacing(path: Path) -> Iterator[Path]:
         raise RunError(f"{path} could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _new_file(path: Path) -> tuple[Path, int | None]:
+    """An empty file beside ``path``, of a name that nobody can foresee, and its descriptor, which locks it.
+
+    The lock ends with the process: a temporary file without one was left behind. None where the system has no such
+    locks, or keeps open files from being renamed.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.evae-{secrets.token_hex(4)}.tmp")
+        with suppress(FileExistsError):
+            # Not tempfile's, whose files only their owner could read.
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            if sys.platform == "win32":
+                os.close(descriptor)
+                return temporary, None
+            if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+            os.close(descriptor)  # another process took it for a leftover, before it was locked
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; False where another process has."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files in a folder that ``replacing`` has left there because its process was killed."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and not _is_locked(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process still writes a temporary file; also where nobody can tell."""
+    if sys.platform == "win32" or path.is_symlink():
+        return True
+    with suppress(NotRegularError, OSError), open_regular(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return True
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path``, with the permissions that the user gives new folders; deleted if it is left."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -71,12 +145,17 @@ def open_regular(path: Path) -> BinaryIO:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can (Windows cannot open folders)."""
-    if hasattr(os, "O_DIRECTORY"):
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
 
 
 def remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from evae import figures
 from evae.data import absolute
 from evae.data.streams import PREFIX
 from evae.errors import RunError
+from evae.files import remove_leftovers
 from evae.runs import RunFolder
 from evae.runs.folder import ACCOUNT, CHECKPOINTS, CONFIG, METRICS
 
@@ -43,7 +44,7 @@ def page_mark(kind: Kind) -> str:
 def check_output(
     path: Path, kind: Kind, overwrite: bool = False, default: Path | None = None, data: Sequence[Path] = ()
 ) -> None:
-    """Raise RunError unless a result may be written to a file.
+    """Raise RunError unless a result may be written to a file; delete what killed processes have left of earlier ones.
 
     Images are not written among those of the data. An existing file is replaced only if it is the command's default
     output, has the mark of the same kind of result, or ``overwrite`` says so; other files of a run and files of the
@@ -56,6 +57,11 @@ def check_output(
         default: the file that the command writes unless the user names another.
         data: files and folders of the data that the command reads; see ``data_of``.
     """
+    _check_file(path, kind, overwrite, default, data)
+    remove_leftovers(path.parent)
+
+
+def _check_file(path: Path, kind: Kind, overwrite: bool, default: Path | None, data: Sequence[Path]) -> None:
     _check_name(path)
     mode = _mode(path)
     if mode is not None and stat.S_ISDIR(mode):
@@ -93,7 +99,8 @@ def check_output_folder(
         raise RunError(f"--out {folder} is no folder; name a folder")
     _run_of(folder)
     for name in names:
-        check_output(folder / name, kind, overwrite, data=data)
+        _check_file(folder / name, kind, overwrite, None, data)
+    remove_leftovers(folder)
 
 
 def data_of(run: RunFolder | None, data: str | None = None) -> list[Path]:

@@ -55,7 +55,7 @@ def day(days):
 def features(root, days=0.0, unfinished=False):
     root.mkdir(exist_ok=True)
     name = f"features-{KEY[:24]}.safetensors"
-    path = root / (f".{name}.17.tmp" if unfinished else name)
+    path = root / (f".{name}.evae-0123abcd.tmp" if unfinished else name)
     path.write_bytes(b"x" * 5000)
     age(path, days)
     return path

@@ -2,10 +2,9 @@
 
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from hashlib import blake2b
 from io import BufferedWriter
 from pathlib import Path
@@ -26,6 +25,7 @@ from evae.data.rows import Source, listed
 from evae.data.sources import absolute
 from evae.data.workers import Decoded, Plan, decode_all
 from evae.errors import DataError
+from evae.files import replace, temporary_folder
 
 
 def usable(folder: Path, quiet: bool = False) -> Record | None:
@@ -66,21 +66,10 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
-        with _temporary(folder) as temporary:
+        with temporary_folder(folder) as temporary:
             record = _build(source, size, crop, skip_bad, temporary)
-            os.replace(temporary, folder)
+            replace(temporary, folder)
     return record
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, with the permissions that the user gives new folders; deleted if it is left."""
-    path = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:

@@ -25,7 +25,7 @@ from evae.errors import ConfigError, DataError
 _STORE = re.compile(r"[0-9a-f]{32}(\.\w{8}\.tmp)?")
 _IN_STORE = re.compile(r"meta\.json|(train|holdout)(\.u8|\.grey|-labels\.npy|-names\.json)|\d+\.chunk")
 _FEATURES = r"features-[0-9a-f]{24}\.safetensors"
-_FILE = re.compile(rf"[0-9a-f]{{32}}\.lock|{_FEATURES}|\.{_FEATURES}\.\d+\.tmp")
+_FILE = re.compile(rf"[0-9a-f]{{32}}\.lock|{_FEATURES}|\.{_FEATURES}\.[\w-]+\.tmp")
 _GRACE = 3600  # seconds for which an unfinished file may still be being written
 
 

@@ -11,6 +11,7 @@ from evae import checks
 from evae.console import console, warn
 from evae.data import ImageOptions
 from evae.errors import ConfigError
+from evae.files import remove_leftovers
 from evae.fitting.codes import Codes, encode_all
 from evae.fitting.kinds import fit
 from evae.fitting.settings import PRESETS, Density, Preset
@@ -59,6 +60,7 @@ def fit_prior(
     density = with_preset(density, preset)
     checks.seed(seed)
     run.check_inside()
+    remove_leftovers(run.path / "prior")
     model = run.model().to(where)
     store = images_for(run, model, data, images)
     codes = encode_all(model, store.train, density.codes, seed)

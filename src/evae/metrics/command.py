@@ -17,7 +17,7 @@ from evae import checks
 from evae.console import Console, console
 from evae.data import ImageOptions, Store
 from evae.errors import DataError, RunError
-from evae.files import digest
+from evae.files import digest, remove_leftovers
 from evae.metrics.features import load_extractor
 from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
 from evae.metrics.latents import LATENTS
@@ -95,6 +95,7 @@ def evaluate(
     fitted = _fitted_prior(model, is_needed=bool(likelihood or features))
     options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes, fitted)
     name = RESULTS if data is None else _file_name(run, store)
+    remove_leftovers(run.path)
     sections, values = _measure(Context(model, store, seed), options, _earlier(run, name))
     evaluation = Evaluation(
         model=type(model).__name__,

@@ -6,7 +6,6 @@ A checkpoint is a folder of safetensors and JSON, complete before it takes its n
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from evae.console import warn
 from evae.errors import RunError, first_line
-from evae.files import digest, remove, replace, sync_folder, write_atomically
+from evae.files import digest, remove, replace, sync_folder, temporary_folder, write_atomically
 from evae.models import VAE
 from evae.models.pretrained import state_tensors
 from evae.models.weights import read_weights
@@ -67,22 +66,21 @@ def save(
     last, previous = checkpoints / "last", checkpoints / "previous"
     try:
         checkpoints.mkdir(exist_ok=True)
-        _remove_leftovers(checkpoints)
-        temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=checkpoints))
-        _write_state(temporary, model, optimizer, progress, average)
-        if last.exists():
-            remove(previous)
-            replace(last, previous)
-        replace(temporary, last)
+        with temporary_folder(last) as temporary:
+            _write_state(temporary, model, optimizer, progress, average)
+            if last.exists():
+                remove(previous)
+                replace(last, previous)
+            replace(temporary, last)
         _put_model(run, model if average is None else average.module)
     except (OSError, RunError) as error:
-        _remove_leftovers(checkpoints)
         kept = "; the checkpoint before it is kept and --resume auto continues from it" if last.exists() else ""
         raise RunError(f"no checkpoint of step {progress.step}: {_reason(error)}{kept}") from error
 
 
-def _remove_leftovers(checkpoints: Path) -> None:
-    for leftover in checkpoints.glob("*.tmp"):
+def remove_leftovers(run: RunFolder) -> None:
+    """Delete what killed processes have left of checkpoints; the run is ``locked``."""
+    for leftover in (run.path / CHECKPOINTS).glob("*.tmp"):
         with suppress(OSError):
             remove(leftover)
 
@@ -277,9 +275,9 @@ def _put_model(run: RunFolder, model: nn.Module) -> None:
 def _saved(model: nn.Module, folder: Path) -> Iterator[Path]:
     """A temporary folder in ``folder`` with the model in it."""
     assert isinstance(model, VAE)
-    with tempfile.TemporaryDirectory(suffix=".tmp", dir=folder) as temporary:
-        model.save_pretrained(complete := Path(temporary) / "model")
-        yield complete
+    with temporary_folder(folder / "model") as temporary:
+        model.save_pretrained(temporary)
+        yield temporary
 
 
 @contextmanager

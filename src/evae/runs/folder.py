@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from evae.console import warn
 from evae.data import Account
 from evae.errors import RunError
-from evae.files import remove, write_atomically
+from evae.files import remove, remove_leftovers, write_atomically
 from evae.models import VAE
 from evae.records import RecordError, read_bytes
 from evae.runs.records import Progress, read_config, read_lines
@@ -155,6 +155,8 @@ class RunFolder:
                 others = [(p, p.with_suffix(".json")) for p in self.path.glob("evaluation-*.safetensors")]
                 for path in (*(self.path / name for name in _OURS), *chain(*others), self.path / CONFIG):
                     remove(path)
+        for folder in (self.path, self.path / "figures"):
+            remove_leftovers(folder)
         write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(config), sort_keys=False))
 
     def write_account(self, account: Account) -> None:

@@ -37,6 +37,7 @@ class RunWriter:
             raise RunError("ranks found different checkpoints; --out must be on a shared file system")
         trainer.sync_full_copy()
         on_rank_zero(self.fabric, partial(self.run.truncate_metrics, progress))
+        on_rank_zero(self.fabric, partial(checkpoints.remove_leftovers, self.run))
         if progress.step:  # the process may have died after the checkpoint and before the model beside it
             on_rank_zero(self.fabric, partial(checkpoints.save_model, self.run, trainer.result))
         return progress
