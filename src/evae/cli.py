@@ -150,15 +150,20 @@ def _quiet_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """KeyboardInterrupt at Ctrl-C, where ``_quiet_interrupts`` would end the process."""
+    """KeyboardInterrupt at the first Ctrl-C, where ``_quiet_interrupts`` would end the process; the second ends it."""
     is_quiet = signal.getsignal(signal.SIGINT) is _quit
     if is_quiet:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         yield
     finally:
         if is_quiet:
             signal.signal(signal.SIGINT, _quit)
+
+
+def _interrupt_once(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, _quit)
+    raise KeyboardInterrupt
 
 
 def _quit(signum: int, frame: FrameType | None) -> NoReturn:

@@ -299,6 +299,17 @@ class TestVampVAE:
         model(torch.rand(4, *SMALL, dtype=torch.float64)).loss.backward()
         assert model.prior.pseudo_inputs.grad.abs().sum() > 0
 
+    def test_the_prior_leaves_the_mode_of_the_encoder_alone(self):
+        """Another thread may train the model while this one encodes the pseudo-inputs, in evaluation mode."""
+        model, seen = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3), []
+        model.train()
+        model.encoder.register_forward_hook(lambda *_: seen.append({m.training for m in model.modules()}))
+        mean, posterior = model.prior().mean, model.example_posterior().mean
+        assert seen == [{True}, {True}]
+        model.eval()
+        assert torch.equal(mean, model.prior().mean)
+        assert torch.equal(posterior, model.example_posterior().mean)
+
     def test_pseudo_inputs_do_not_disturb_the_statistics_of_images(self):
         model = VampVAE(SMALL, latent_dim=2, pseudo_inputs=3)
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}

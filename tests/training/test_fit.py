@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +28,7 @@ from evae.runs.images import own_images
 from evae.training import DivergedError, InterruptedRun, StoppedError
 from evae.training.batches import BatchLoader
 from evae.training.fit import fit
+from evae.training.settings import Recipe
 from evae.training.trainer import Trainer
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
 
@@ -469,11 +471,21 @@ class TestRefusals:
         with pytest.raises(RunError, match=r"model.class_path: tests.*SmallEVAE in the run, evae.GaussianVAE"):
             train(out=out, resume="auto", **options | {"model": partial(GaussianVAE, latent_dim=2)})
 
+    def test_resuming_with_the_same_images_in_another_place(self, options, tmp_path, blobs):
+        here, there = tmp_path / "blobs.npz", tmp_path / "there.npz"
+        shutil.copy(blobs, here)
+        out = train(out=tmp_path / "run", **options | {"data": str(here), "epochs": 1})
+        here.rename(there)
+        moved = options | {"data": str(there)}
+        assert RunFolder(train(out=out, resume="auto", **moved)).config()["data"] == str(there)
+        assert same_run(out, train(out=tmp_path / "whole", **moved))
+        arrays = dict(np.load(there))
+        np.savez(here, **arrays | {"x_train": 255 - arrays["x_train"]})
+        with pytest.raises(RunError, match="data: .* in the run"):
+            train(out=out, resume="auto", **options | {"data": str(here)})
+        assert RunFolder(out).config()["data"] == str(there)
+
     def test_resuming_with_other_images(self, options, tmp_path, blobs):
-        import shutil
-
-        import numpy as np
-
         data = tmp_path / "blobs.npz"
         shutil.copy(blobs, data)
         mine = options | {"data": str(data), "epochs": 1}
@@ -609,24 +621,31 @@ def test_the_average_is_the_model_and_is_resumed(options, tmp_path, monkeypatch)
 
 
 def test_the_average_is_exponential(options, tmp_path):
-    """Of two steps: 0.9 times the weights after the first, and 0.1 times those after the second."""
-    options |= {"batch_size": 24}
-    one = train(out=tmp_path / "one", **options | {"epochs": 1})
-    first, second = [], []
+    """Its decay rises, 2/11 at the second step and 3/12 at the third, to the one that was asked for."""
+    options |= {"batch_size": 12, "epochs": 2}  # of four steps
+    plain = train(out=tmp_path / "plain", **options)
+    seen = []
     original = Trainer.step
 
     def step(trainer, *args):
         terms = original(trainer, *args)
-        (second if first else first).append({k: v.clone() for k, v in trainer.network.state_dict().items()})
+        seen.append({k: v.clone() for k, v in trainer.network.state_dict().items()})
         return terms
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", step)
-        out = train(out=tmp_path / "run", ema=0.9, **options | {"epochs": 1})
-    assert same(weights(one), weights(out / "checkpoints" / "last"))
+        out = train(out=tmp_path / "run", ema=0.3, **options)
+    assert same(weights(plain), weights(out / "checkpoints" / "last"))
     for name, value in weights(out).items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, 0.9 * first[0][name] + 0.1 * second[0][name])
+        expected = seen[0][name]
+        for now, decay in zip(seen[1:], (2 / 11, 3 / 12, *[0.3] * 5), strict=True):
+            expected = decay * expected + (1 - decay) * now[name] if value.is_floating_point() else now[name]
+        torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(("steps", "decay"), [(0, 0.1), (1, 2 / 11), (90, 0.91), (8990, 0.999), (10**6, 0.999)])
+def test_the_decay_of_the_average_warms_up(steps, decay):
+    assert Recipe(ema=0.999).ema_at(steps) == pytest.approx(decay, rel=1e-3)
 
 
 def test_patience_waits_for_warm_ups_and_the_best_is_kept(options, tmp_path, monkeypatch, capsys):

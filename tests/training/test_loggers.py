@@ -109,11 +109,35 @@ def test_a_logger_that_does_not_start(options, monkeypatch):
         train(logger="wandb", **options)
 
 
-def test_a_logger_that_fails_does_not_stop_the_run(options, monkeypatch, capsys):
-    def fail(line, step):
+@pytest.mark.parametrize("moment", ["init", "log", "finish"])
+def test_a_logger_that_fails_does_not_stop_the_run(options, monkeypatch, capsys, moment):
+    calls = []
+
+    def fail(*arguments, **settings):
+        calls.append(arguments)
         raise OSError("the network is gone")
 
-    stand_in(monkeypatch, "trackio", init=lambda **settings: SimpleNamespace(finish=lambda: None), log=fail)
+    run = SimpleNamespace(finish=fail if moment == "finish" else lambda: None)
+    log = fail if moment == "log" else lambda line, step: None
+    stand_in(monkeypatch, "trackio", init=fail if moment == "init" else lambda **settings: run, log=log)
     out = train(logger="trackio", **options)
     assert len(RunFolder(out).metrics()) == 3
-    assert capsys.readouterr().err.count("logging to trackio failed (the network is gone)") == 1
+    assert len(calls) == 1  # then it is dropped
+    assert capsys.readouterr().err.count("logging to trackio failed (the network is gone) and has ended") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_on_a_full_disk(options, monkeypatch, capfd):
+    """Its thread dies, without a traceback."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def fail(writer, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", fail)
+    out = train(logger="tensorboard", log_every=1, **options)
+    assert len(RunFolder(out).epochs()) == 3
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("logging to tensorboard failed") == 1

@@ -1,6 +1,7 @@
 """Means of an epoch: the same however rarely they are read."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -78,3 +79,13 @@ def test_several_ranks_read_at_the_same_steps():
         due.append(two.is_due())
     assert [step for step, is_due in enumerate(due, 1) if is_due] == [20, 40, 60]
     assert two.read()["loss"] == 0.5
+
+
+def test_a_clock_that_stands_still(monkeypatch):
+    """No time has passed between two readings: there is no speed, and no crash."""
+    monkeypatch.setattr(time, "monotonic", lambda: 17.0)
+    still = meter()
+    still.add(torch.tensor([1.0, 1.0]))
+    line = still.read()
+    assert line["seconds"] == 0
+    assert "images_per_second" not in line

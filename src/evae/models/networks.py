@@ -11,14 +11,17 @@ normalisation and ReLU follow every convolution but the last.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from evae.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 ImageShape = tuple[int, int, int]  # (channels, height, width)
 SIZES = (16, 32, 64, 128, 256)
@@ -201,3 +204,23 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def evaluated(network: M) -> M:
+    """The network in evaluation mode: itself, or a copy with the same parameters and buffers.
+
+    Its own mode stays, which another thread may depend on.
+    """
+    if not any(module.training for module in network.modules()):
+        return network
+    twins: dict[nn.Module, nn.Module] = {}
+
+    def twin_of(module: nn.Module) -> nn.Module:
+        if module not in twins:
+            twins[module] = twin = copy(module)
+            children = module._modules.items()
+            twin.__dict__["_modules"] = {name: child and twin_of(child) for name, child in children}
+            twin.training = False
+        return twins[module]
+
+    return cast(M, twin_of(network))

@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from evae.checks import whole_number
 from evae.distributions import HypersphericalUniform, coordinates
-from evae.models.networks import ImageShape, evaluation_mode
+from evae.models.networks import ImageShape, evaluated
 
 
 class _IndependentPrior(nn.Module):
@@ -78,8 +78,7 @@ class VampPrior(nn.Module):
 
     def forward(self) -> Distribution:
         (encoder,) = self._encoder
-        with evaluation_mode(encoder):
-            return self._mixture(encoder(self.pseudo_inputs.clamp(0, 1)))
+        return self._mixture(evaluated(encoder)(self.pseudo_inputs.clamp(0, 1)))
 
     def encode_jointly(self, images: Tensor) -> tuple[Distribution, Distribution]:
         """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from evae.checks import one_of
 from evae.errors import ConfigError
-from evae.models.networks import ImageShape, evaluation_mode
+from evae.models.networks import ImageShape, evaluated
 from evae.models.pretrained import Pretrained
 
 Latents = Literal["sample", "mean"]
@@ -163,8 +163,8 @@ class VAE(Pretrained):
     @torch.no_grad()
     def example_posterior(self) -> Distribution:
         """The posterior of a black image, for what all posteriors of the model share."""
-        with evaluation_mode(self):
-            return self.posterior(torch.zeros(1, *self.image_shape, device=self.device).to(next(self.parameters())))
+        black = torch.zeros(1, *self.image_shape, device=self.device).to(next(self.parameters()))
+        return evaluated(self).posterior(black)
 
     @torch.no_grad()
     def sample(self, count: int, prior: Prior = "auto") -> Tensor:

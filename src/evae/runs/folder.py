@@ -46,6 +46,7 @@ _OURS = (METRICS, ACCOUNT, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.js
 # Settings that may change when a run is resumed: how long, where and how fast, not what.
 _FREE = {"out", "epochs", "patience", "time_limit", "on_nonfinite", "logger", "log_every", "fit_prior"}
 _FREE |= {"accelerator", "devices", "num_nodes", "strategy", "compile"}
+_PLACE = {"data", "image_column"}  # where the images are
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,29 @@ class RunFolder:
         if taken and not overwrite:
             raise RunError(f"{folder} exists: --resume auto continues it, --overwrite replaces it; or choose another")
 
-    def claim(self, config: dict[str, Any], defaults: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def claim(
+        self,
+        config: dict[str, Any],
+        defaults: dict[str, Any],
+        resume: bool,
+        overwrite: bool,
+        has_same_images: bool = False,
+    ) -> None:
         """Make the folder, which exists and is ``locked``, that of a run with this config: new, or to be continued.
 
-        ``defaults`` are the values of settings that the run's config.yaml does not have, because it is older.
+        Args:
+            config: the resolved command.
+            defaults: the values of settings that the run's config.yaml does not have, because it is older.
+            resume: continue a run.
+            overwrite: replace a run.
+            has_same_images: the images are those that the run was trained on, which may lie elsewhere by now.
 
         Raises:
             RunError: the folder is not free, or the run in it was started with other settings; or it cannot be written.
         """
         if resume and self.is_run:
             self.check_inside()
-            self._check_resumable(config, defaults)
+            self._check_resumable(config, defaults, _PLACE if has_same_images else set())
         else:
             self.check_free(overwrite)
             if self.is_run:
@@ -210,10 +223,10 @@ class RunFolder:
             if (self.path / name).is_symlink():
                 raise RunError(f"{self.path / name} is a link; put the folder itself there, or delete the link")
 
-    def _check_resumable(self, config: dict[str, Any], defaults: dict[str, Any]) -> None:
-        """Raise RunError, naming the settings that differ."""
+    def _check_resumable(self, config: dict[str, Any], defaults: dict[str, Any], free: set[str]) -> None:
+        """Raise RunError, naming the settings that differ, but for those that are ``free``."""
         old, new = _flat(_plain(defaults) | self.config()), _flat(_plain(config))
-        free = _FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE
+        free = free | (_FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE)
         differing = [k for k in sorted(old) if k.split(".")[0] not in free and old[k] != new.get(k)]
         if differing:
             listed = "; ".join(f"{key}: {old[key]} in the run, {new.get(key)} now" for key in differing)

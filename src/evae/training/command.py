@@ -21,6 +21,7 @@ from evae.fitting.kinds import check_fittable
 from evae.models import EVAE, VAE, ImageShape, check_buildable
 from evae.numerics import seeded
 from evae.runs import Progress, RunFolder
+from evae.runs.checkpoints import trained_images
 from evae.settings import flat
 from evae.training.fabric import arithmetic, explain_memory_errors, open_fabric
 from evae.training.fit import fit
@@ -159,7 +160,8 @@ def _run(
     # What only one process may do comes before the others are started: if it fails, none starts.
     with folder.locked() if first else nullcontext():
         if first:
-            folder.claim(config, Settings().flat(), run.resume is not None, run.overwrite)
+            is_same = trained_images(folder) == store.fingerprint
+            folder.claim(config, Settings().flat(), run.resume is not None, run.overwrite, is_same)
             folder.write_account(store.account)
         with open_logger(logger if first else None, folder.path, config) as log:
             fabric.launch()

@@ -87,7 +87,7 @@ def _train(
             means = meter.read()  # waits for the device; empty while all steps were skipped
             reason = all_reduce_max(fabric, stop.reason)
             if means:
-                shown = f"loss {means['loss']:.4g} {means['images_per_second']:.0f} images/s"
+                shown = f"loss {means['loss']:.4g}{_speed(means)}"
                 bar.update(task, completed=step + 1, description=f"epoch {epoch}/{recipe.epochs}", shown=shown)
             if logs and means:
                 writer.log({"step": step + 1, **means}, progress)
@@ -95,8 +95,7 @@ def _train(
                 line = means | trainer.validate(selection, prefix)
                 writer.log({"epoch": epoch, "step": step + 1, **line}, progress)
                 terms = "".join(f"  {name} {value:.4g}" for name, value in line.items() if name not in _UNPRINTED)
-                speed = f"{line['images_per_second']:.0f} images/s"
-                console.print(f"epoch {epoch}/{recipe.epochs}{terms}  {speed}", soft_wrap=True)
+                console.print(f"epoch {epoch}/{recipe.epochs}{terms}{_speed(line)}", soft_wrap=True)
                 writer.keep_best(trainer, progress, epoch, line[f"{prefix}_loss"])
                 meter.start_epoch()
             if ends_epoch or reason:
@@ -105,3 +104,8 @@ def _train(
                 raise InterruptedRun(reason, str(writer.run), step + 1)
             if ends_epoch and step + 1 < total:
                 writer.draw(trainer, store.holdout)
+
+
+def _speed(line: dict[str, float]) -> str:
+    """The images per second of a line, if it has them."""
+    return f"  {line['images_per_second']:.0f} images/s" if "images_per_second" in line else ""

@@ -1,7 +1,8 @@
 """Experiment loggers, as functions that take a line of metrics.jsonl and the step."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -22,37 +23,73 @@ def check_logger(name: LoggerName) -> None:
         raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
 
 
-@contextmanager
-def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> Iterator[Log]:
-    """The logger of a run, which reads its usual environment variables; its errors stop a run at its start only."""
-    if name is None:
-        yield lambda line, step: None
-        return
-    with ExitStack() as stack:
+def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
+    """The logger of a run, which reads its usual environment variables; after its first error it gets no more lines.
+
+    Raises:
+        ConfigError: it cannot be started as it is set up; where the disk is full, say, a warning tells it.
+    """
+    return nullcontext(lambda line, step: None) if name is None else _Logger(name, _OPENERS[name](out, config))
+
+
+class _Logger:
+    """Passes lines to a logger until it fails, of which a warning tells."""
+
+    def __init__(self, name: str, opened: AbstractContextManager[Log]) -> None:
+        self._name, self._opened, self._stack = name, opened, ExitStack()
+        self._log: Log | None = None
+
+    def __enter__(self) -> Log:
         try:
-            log = stack.enter_context(_OPENERS[name](out, config))
+            self._log = self._stack.enter_context(self._opened)
+        except OSError as error:
+            self._drop(error)
         except Exception as error:
-            raise ConfigError(f"--logger {name} failed to start: {first_line(error)}") from error
-        failed = False
+            raise ConfigError(f"--logger {self._name} failed to start: {first_line(error)}") from error
+        return self._pass_on
 
-        def tried(line: dict[str, float], step: int) -> None:
-            nonlocal failed
+    def __exit__(self, *error: Any) -> None:
+        is_dropped = self._log is None
+        try:
+            self._stack.__exit__(*error)
+        except Exception as failure:
+            if not is_dropped:
+                self._drop(failure)
+
+    def _pass_on(self, line: dict[str, float], step: int) -> None:
+        if self._log is not None:
             try:
-                log(line, step)
+                self._log(line, step)
             except Exception as error:
-                if not failed:
-                    warn(f"logging to {name} failed ({first_line(error)}); all metrics are in metrics.jsonl")
-                failed = True
+                self._drop(error)
 
-        yield tried
+    def _drop(self, error: Exception) -> None:
+        self._log = None
+        warn(f"logging to {self._name} failed ({first_line(error)}) and has ended; all metrics are in metrics.jsonl")
 
 
 @contextmanager
 def _tensorboard(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(out / "tensorboard") as writer:
+    with _silent_threads("tensorboard"), SummaryWriter(out / "tensorboard") as writer:
         yield lambda line, step: [writer.add_scalar(name, value, step) for name, value in line.items()]
+
+
+@contextmanager
+def _silent_threads(package: str) -> Iterator[None]:
+    """Show no tracebacks of a package's threads: those who use them get their errors."""
+    before = threading.excepthook
+
+    def show(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith(package):
+            before(failure)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

@@ -109,5 +109,6 @@ class EpochMeter:
             line["divergence_weight"] = recipe.divergence_weight_at(at)
         if progress.skipped:
             line["skipped_steps"] = progress.skipped
-        speed = steps * recipe.batch_size / progress.training_seconds
-        return line | {"images_per_second": speed, "seconds": progress.training_seconds}
+        if progress.training_seconds:  # the clock may stand still
+            line["images_per_second"] = steps * recipe.batch_size / progress.training_seconds
+        return line | {"seconds": progress.training_seconds}

@@ -53,11 +53,15 @@ class StopRequest:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, with StoppedError: temporary files are cleaned up."""
+    """Let SIGTERM and SIGUSR1 end what runs as Ctrl-C does, with StoppedError: temporary files are cleaned up.
+
+    A second one has its usual effect: it ends the process.
+    """
     received = []
 
     def end(signum: int, before: Any) -> None:
         received.append(signum)
+        signal.signal(signum, before)
         raise KeyboardInterrupt
 
     try:

@@ -34,8 +34,8 @@ class Recipe:
         decay: cosine decays the learning rate to 0 at the end of the last epoch.
         divergence_warmup: epochs of linear KL (or penalty) warm-up from weight 0, may be fractional.
         gradient_clip: clip the global gradient norm to this value.
-        ema: decay of an exponential moving average of the weights, e.g. 0.999; the averaged weights are the ones
-            evaluated and saved.
+        ema: decay of an exponential moving average of the weights, e.g. 0.999, after a warm-up: it is at most
+            (1 + t)/(10 + t) after t steps; the averaged weights are the ones evaluated and saved.
         patience: early stopping after this many epochs without a lower validation loss (warm-up epochs excluded).
         on_nonfinite: stop when a loss or gradient is not finite, saying where, or skip the step and count it.
     """
@@ -90,6 +90,13 @@ class Recipe:
     def divergence_weight_at(self, epoch: float) -> float:
         """The factor on the divergence's weight: rising linearly to 1 during its warm-up."""
         return min(1.0, epoch / self.divergence_warmup) if self.divergence_warmup else 1.0
+
+    def ema_at(self, steps: int) -> float:
+        """The decay of the average of the weights after this many steps, rising to ``ema``.
+
+        At first the average follows the weights closely, so that it forgets those of the first steps.
+        """
+        return min(self.ema or 0.0, (1 + steps) / (10 + steps))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from evae.data import Images, to_float
 from evae.models import VAE
@@ -47,7 +47,7 @@ class Trainer:
         self.optimizer: Any = fabric.setup_optimizers(adam)
         self.average = None
         if recipe.ema is not None:
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.average = AveragedModel(network, multi_avg_fn=self._update_average, use_buffers=True)
         ranks = fabric.global_rank, fabric.world_size
         self.batches = BatchLoader(images, fabric.device, recipe.batch_size, recipe.seed, *ranks)
 
@@ -108,6 +108,16 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.network)
         return shown
+
+    @torch.no_grad()
+    def _update_average(self, averages: Any, values: Any, steps: Any) -> None:
+        """Tensors of one type, nearer to their current values; counts are copied."""
+        assert self.average is not None
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, values)
+            return
+        decay = self.recipe.ema_at(int(self.average.n_averaged))  # on the CPU, unlike ``steps``
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
     @torch.no_grad()
     def validate(self, images: Images, prefix: str) -> dict[str, float]:
