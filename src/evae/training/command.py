@@ -28,6 +28,7 @@ from evae.training.fit import fit
 from evae.training.loggers import check_logger, open_logger
 from evae.training.meter import DivergedError
 from evae.training.preemption import InterruptedRun, signals_as_exceptions
+from evae.training.processes import launched
 from evae.training.ranks import StoppedElsewhereError
 from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
 from evae.training.sharding import check_shardable
@@ -163,8 +164,11 @@ def _run(
             is_same = trained_images(folder) == store.fingerprint
             folder.claim(config, Settings().flat(), run.resume is not None, run.overwrite, is_same)
             folder.write_account(store.account)
-        with open_logger(logger if first else None, folder.path, config) as log:
-            fabric.launch()
+        compute = settings.compute
+        with (
+            open_logger(logger if first else None, folder.path, config) as log,
+            launched(fabric, compute.processes, compute.num_nodes),
+        ):
             if store.validation is None:
                 console.print(_CHOSEN_BY_HOLDOUT, soft_wrap=True)
             try:
