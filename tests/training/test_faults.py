@@ -7,12 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from evae import train
+from evae import evaluate, train
+from evae.reporting import training_figures
 from evae.runs import RunFolder
+from evae.training.fabric import open_fabric
+from evae.training.settings import Compute
+from evae.training.writer import RunWriter
 from tests.training.small import SETTINGS, same_run, weights
+
+_LEFT = ".evae-0123abcd.tmp"
 
 # Children that have imported torch already, and nothing of the tests' state.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -132,3 +139,33 @@ def test_a_final_model_that_was_not_written_is_written_by_resuming(blobs, tmp_pa
     train(blobs, out, resume="auto", **SETTINGS)
     assert all((before[name] == value).all() for name, value in weights(out).items())
     assert RunFolder(out).metrics()[-1]["epoch"] == 3
+
+
+def test_what_a_killed_process_left_is_deleted_at_the_next_start(blobs, tmp_path):
+    """Of train in all its folders, of evaluate in the run folder."""
+    out = train(blobs, tmp_path / "run", **SETTINGS | {"epochs": 1})
+    (out / "figures").mkdir(exist_ok=True)
+    files = [out / f".evaluation.json{_LEFT}", out / "figures" / f".losses.png{_LEFT}"]
+    folder = out / "checkpoints" / "last.0123abcd.tmp"
+    folder.mkdir()
+    for path in (*files, folder / "model.safetensors"):
+        path.write_text("half")
+    train(blobs, out, resume="auto", **SETTINGS | {"epochs": 1})
+    assert not any(path.exists() for path in (*files, folder))
+    files[0].write_text("half")
+    evaluate(out, show=False, device="cpu")
+    assert not files[0].exists()
+
+
+def test_a_run_folder_that_was_made_again_gets_no_figures(blobs, tmp_path, monkeypatch, capsys):
+    run, drawn = RunFolder(tmp_path / "run"), []
+    monkeypatch.setattr(training_figures, "draw_training", lambda *_: drawn.append(1))
+    with run.locked():
+        trainer = SimpleNamespace(result=SimpleNamespace(eval=lambda: None))
+        writer = RunWriter(open_fabric(Compute("cpu")), run, print)
+        writer.draw(trainer, None, final=True)
+        shutil.rmtree(run.path)
+        run.path.mkdir()
+        writer.draw(trainer, None, final=True)
+    assert drawn == [1]
+    assert "was deleted or replaced" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from evae.files import write_atomically
 from evae.metrics.fid import nearest_training_images
 from evae.metrics.sections import priors
 from evae.models import VAE
+from evae.models.networks import evaluated
 from evae.models.vae import Prior
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output, data_of, page_mark
@@ -62,7 +63,7 @@ def report(
     path = default if out is None else Path(out)
     check_output(path, "report", overwrite, default, data_of(run))
     with seeded(seed):
-        model = (run.model() if model is None else model).to(resolve_device(device)).eval()
+        model = evaluated((run.model() if model is None else model).to(resolve_device(device)))
     config, evaluation = run.config(), current_evaluation(run)
     others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
     sections = evaluation.sections.values() if evaluation else ()

@@ -81,6 +81,7 @@ class RunWriter:
         try:
             from evae.reporting.training_figures import draw_training
 
+            self.run.check_held()
             with self.fabric.autocast():
                 draw_training(self.run, trainer.result.eval(), images)
         except Exception as error:  # of the disk, of matplotlib: training is worth more than its pictures
@@ -98,6 +99,7 @@ class RunWriter:
         report = {"step": bad.number + 1, "epoch": epoch + 1, "term": term, "terms": values, "images": images}
         path = self.run.path / NONFINITE
         if self.fabric.is_global_zero:
+            self.run.check_held()
             write_atomically(path, json.dumps(report, indent=2) + "\n")
         return DivergedError(
             f"{bad}: its {term.replace('_', ' ')} is {values[term]} for the batch of training images "
