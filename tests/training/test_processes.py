@@ -37,8 +37,7 @@ def test_a_killed_rank_is_named(monkeypatch):
     assert children.killed() == ""
     children._processes[1].kill()
     assert children.killed(5.0).startswith("rank 2 was killed by SIGKILL; what was saved is kept")
-    monkeypatch.setattr(processes, "_GRACE", 0.1)
-    children.end()
+    children.end(0.1)
     assert [process.returncode for process in children._processes] == [-9, -9]
 
 

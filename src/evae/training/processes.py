@@ -40,15 +40,17 @@ def launched(fabric: Fabric, processes: int, num_nodes: int) -> Iterator[None]:
         return
     with _store() as port, _variables(_meeting(port, processes, fabric.device.type == "cpu")):
         children = _Children(processes - 1)
+        patience = 0.5  # the others wait for this process, and have nothing to save
         try:
             fabric.launch()
             yield
+            patience = _GRACE
         except (RuntimeError, StoppedElsewhereError) as error:
             if why := children.killed(1.0):
                 raise StoppedElsewhereError(why) from error
             raise
         finally:
-            children.end()
+            children.end(patience)
 
 
 @contextmanager
@@ -111,12 +113,12 @@ class _Children:
                 return ""
             time.sleep(0.05)
 
-    def end(self) -> None:
-        """Wait until all have ended, or end them."""
+    def end(self, patience: float) -> None:
+        """Wait so many seconds until all have ended, then end them."""
         self._is_done.set()
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
+                process.wait(patience)
         self._kill()
 
     def _watch(self) -> None:
