@@ -1,5 +1,6 @@
 # make demo   train two models on real digits and look at them
 # make test   lint, types and fast tests
+# make fuzz   every reader on damaged files, SECONDS=60 each
 # make docs   build the documentation into site/
 # make wheel  build the wheel and import all of it in an environment with runtime dependencies only
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow docs wheel clean
+.PHONY: demo test slow fuzz docs wheel clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -20,6 +21,9 @@ test: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
+
+fuzz: .venv/installed-dev
+	FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -m slow --capture no tests/fuzz
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

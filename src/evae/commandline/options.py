@@ -164,8 +164,8 @@ class Options:
         for option in syntax.options_in(words):
             if option not in known:
                 raise self._error(_unknown(option, known, family))
-        for option, digits in syntax.endless_numbers(words):
-            raise UsageError(f"{dashed(option)}: a number of {digits} digits is too large")
+        for option, reason in syntax.unreadable_values(words):
+            raise UsageError(f"{dashed(option)}: {reason}")
         flags = {f"--{a.dest}" for a in parser._actions if getattr(a, "_typehint", None) is bool}
         try:
             values = vars(parser.parse_args(syntax.with_flags(words, flags)))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from evae.commandline.parameters import UsageError
 
 _WITH_VALUE = {"--config": "configs", "--model": "models"}
+_MAX_VALUE = 2**12  # characters; no path is longer
 _ALONE = {"--trust_config": "is_trusted", "--print_config": "is_printed"}
 
 
@@ -70,12 +71,15 @@ def options_in(words: Sequence[str]) -> list[str]:
     return [word.partition("=")[0] for word in words[:until] if word.startswith("--")]
 
 
-def endless_numbers(words: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Options whose value is a number that no type holds, and the number of its digits."""
+def unreadable_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options whose value is a number that no type holds, or so long that reading it could exhaust the stack."""
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
-        if word.startswith("--") and (match := re.fullmatch(r"[+-]?(\d{300,})", value if equals else following)):
-            yield option, len(match[1])
+        value = value if equals else following
+        if word.startswith("--") and (match := re.fullmatch(r"[+-]?(\d{300,})", value)):
+            yield option, f"a number of {len(match[1])} digits is too large"
+        elif word.startswith("--") and len(value) > _MAX_VALUE:
+            yield option, f"a value of {len(value):,} characters is too long"
 
 
 def _spelled(word: str) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """One image, from any file Pillow reads to a square array of 8-bit grey or RGB."""
 
 import io
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs"}
 )
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-_MAX_PIXELS = 10**8  # of one decoded image: about 1.5 GB where it has transparency
+# Of one image, so that decoding takes less than 1 GB: 8 bytes for each pixel, up to 24 in formats of several buffers.
+_MAX_PIXELS, _MAX_PIXELS_OF = 10**8, dict.fromkeys(("WEBP", "JPEG2000", "AVIF"), 4 * 10**7)
+_STRIP = 2**22  # pixels that are converted at a time
 _ORIENTATION, _PHOTOMETRIC, _BITS = 0x0112, 262, 258  # tags of EXIF and TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,9 +81,9 @@ class Decoder:
         if self.crop is None and is_jpeg and min(image.size) >= 4 * self.size:  # at a fraction of its size, faster
             factor = 2 * self.size / min(image.size)
             image.draft(None, (round(image.width * factor), round(image.height * factor)))
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels, more than {_MAX_PIXELS:,}")
+        _check_size(image)
         image.load()
+        _check_size(image)  # of an icon, which is that of the picture in it
         if not is_jpeg or "exif" in image.info:
             turn = _UPRIGHT.get(_orientation(image))
             image = image if turn is None else image.transpose(turn)
@@ -94,10 +97,12 @@ class Decoder:
             return self._of_floats(image)
         self.levels.count("8-bit")
         grey = image.mode in ("1", "L", "LA", "La")
+        return _by_strips(image, lambda strip: self._of_bytes(strip, "L" if grey else "RGB"))
+
+    def _of_bytes(self, image: Image.Image, mode: str) -> Image.Image:
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        mode = "L" if grey else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         if self.levels.is_dark:
             self.levels.byte = max(self.levels.byte, int(np.asarray(image).max(initial=0)))
@@ -105,30 +110,73 @@ class Decoder:
         return image if factor == 1 else image.point(lambda value: min(255, factor * value))
 
     def _of_words(self, image: Image.Image) -> Image.Image:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"whole numbers from {values.min()} to {values.max()}, beyond 16 bits")
+        low, high = _extremes(image)
+        if low < 0 or high > 65535:
+            raise ValueError(f"whole numbers from {low} to {high}, beyond 16 bits")
         tags = getattr(image, "tag_v2", {})
         bits = tags.get(_BITS, (16,))[0] if tags else 16
-        white = 2**bits - 1 if 8 < bits < 16 and values.max() < 2**bits else 65535
-        if tags.get(_PHOTOMETRIC) == 0:  # 0 is white
-            values = white - values
+        white = 2**bits - 1 if 8 < bits < 16 and high < 2**bits else 65535
+        is_inverse = tags.get(_PHOTOMETRIC) == 0  # 0 is white
         self.levels.count("16-bit")
-        self.levels.word = max(self.levels.word, int(values.max()))
-        scaled = values // 257 if white == 65535 else (values * 255 + white // 2) // white
-        return Image.fromarray(scaled.astype(np.uint8))
+        self.levels.word = max(self.levels.word, int(white - low if is_inverse else high))
+
+        def to_bytes(strip: Image.Image) -> Image.Image:
+            values = np.asarray(strip).astype(np.int64)
+            values = white - values if is_inverse else values
+            scaled = values // 257 if white == 65535 else (values * 255 + white // 2) // white
+            return Image.fromarray(scaled.astype(np.uint8))
+
+        return _by_strips(image, to_bytes)
 
     def _of_floats(self, image: Image.Image) -> Image.Image:
-        values = np.asarray(image)
-        if not np.isfinite(values).all():
+        low, high = _extremes(image)
+        if not np.isfinite([low, high]).all():
             raise ValueError("some pixels are no numbers")
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
             raise ValueError("floating-point values of which 0 is white")
-        own, levels = Levels(low=float(values.min()), high=float(values.max())), self.levels
-        levels.count("floating-point")
-        levels.add(own)
-        factor = (255 if own.high <= 1 else 1) if self.scaling is None else self.scaling.floats
-        return Image.fromarray((values * factor).clip(0, 255).round().astype(np.uint8))
+        self.levels.count("floating-point")
+        self.levels.add(Levels(low=float(low), high=float(high)))
+        factor = (255 if high <= 1 else 1) if self.scaling is None else self.scaling.floats
+
+        def to_bytes(strip: Image.Image) -> Image.Image:
+            return Image.fromarray((np.asarray(strip) * factor).clip(0, 255).round().astype(np.uint8))
+
+        return _by_strips(image, to_bytes)
+
+
+def _check_size(image: Image.Image) -> None:
+    most = _MAX_PIXELS_OF.get(image.format or "", _MAX_PIXELS)
+    if image.width * image.height > most:
+        raise ValueError(f"{image.width}x{image.height} pixels, more than {most:,}")
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The rows of an image, some at a time: to convert all at once would take several times its memory."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    strips = map(convert, _strips(image))
+    first = next(strips)
+    if first.size == image.size:
+        return first
+    whole, top = Image.new(first.mode, image.size), first.height
+    whole.paste(first)
+    for strip in strips:
+        whole.paste(strip, (0, top))
+        top += strip.height
+    return whole
+
+
+def _extremes(image: Image.Image) -> tuple[Any, Any]:
+    """The least and the largest value; NaN where there is one."""
+    values = [(own.min(), own.max()) for own in map(np.asarray, _strips(image))]
+    return np.min(values), np.max(values)
 
 
 def decode(

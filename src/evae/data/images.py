@@ -1,8 +1,8 @@
 """The protocol of images, decoded or streamed, and the decoded ones: memory-mapped 8-bit arrays."""
 
-import json
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.batches import batch_indices
-from evae.errors import DataError
+from evae.errors import DataError, first_line
+from evae.records import read_json
+
+_MAX_NAMES = 2**30  # bytes
 
 Split = Literal["train", "validation", "holdout"]
 
@@ -91,11 +94,28 @@ class ImageSet(Images):
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        return np.load(self.folder / f"{self.split}-labels.npy")
+        with self._damage("labels.npy") as path:
+            labels: NDArray[np.int64] = np.load(path, mmap_mode="r")
+            if labels.shape != (len(self),) or labels.dtype != np.int64:
+                raise ValueError(f"{labels.dtype} of shape {labels.shape}")
+            return np.array(labels)
 
     @cached_property
     def names(self) -> list[str]:
-        return json.loads((self.folder / f"{self.split}-names.json").read_text())
+        with self._damage("names.json") as path:
+            names = read_json(path, list[str], _MAX_NAMES)
+            if len(names) != len(self):
+                raise ValueError(f"{len(names):,} names of {len(self):,} images")
+            return names
+
+    @contextmanager
+    def _damage(self, name: str) -> Iterator[Path]:
+        """A file beside the images; DataError where it is not what was written."""
+        path = self.folder / f"{self.split}-{name}"
+        try:
+            yield path
+        except Exception as error:  # numpy raises anything for damaged headers
+            raise DataError(f"{path} is damaged ({first_line(error)}); evae cache --verify deletes it") from error
 
 
 class Subset(Images):

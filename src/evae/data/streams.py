@@ -54,8 +54,15 @@ class RowGroup:
             yield from validated(batch.select(columns) for batch in read)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """All of one column."""
-        return pa.chunked_array([batch.column(0) for batch in self.read([name])])
+        """All of one column.
+
+        Raises:
+            DataError: it cannot be read, or has another number of rows than the file says.
+        """
+        chunks = [batch.column(0) for batch in self.read([name])]
+        if (found := sum(map(len, chunks))) != self.count:
+            raise DataError(f"{self.url} is damaged ({found:,} rows in a group of {self.count:,})")
+        return pa.chunked_array(chunks)
 
 
 @dataclass(frozen=True)

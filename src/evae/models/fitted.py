@@ -228,7 +228,7 @@ def read_prior(fetch: Callable[[str], Path | None], weights: Callable[[], str], 
             raise RecordError(f"{TENSORS} is not what was written")
         tensors = load(content)
         _check_sizes(record.settings, tensors)
-        return FittedPrior(record.kind, tensors, record.settings, record.about, record.weights)
+        return _described(FittedPrior(record.kind, tensors, record.settings, record.about, record.weights))
     except (OSError, RecordError, SafetensorError) as error:
         raise RunError(f"the prior in {path.parent} is damaged ({first_line(error)}); {again}") from error
 
@@ -243,6 +243,15 @@ class _Record:
     about: dict[str, Any]
     weights: str
     tensors: str
+
+
+def _described(prior: FittedPrior) -> FittedPrior:
+    """The prior, if its settings are those that describe its kind."""
+    try:
+        str(prior)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RecordError(f"the settings of a {prior.kind} are others ({first_line(error)})") from error
+    return prior
 
 
 def _check_sizes(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
