@@ -83,6 +83,7 @@ class TestFiles:
             ("seed: 0x_", "--seed: not a number"),
             ("learning_rate: ._", "--learning-rate: not a number"),
             ("seed: 1" + "0" * 5000, "--seed: a number of 5001 digits is too large"),
+            ("epochs: '" + "[" * 30_000 + "'", "--epochs: a value of 30,000 characters is too long"),
             ("epochs: 2001-99-99", "--epochs: expected int, not 2001-99-99"),
             ("epoch: 3", "unknown option epoch (did you mean epochs?)"),
             ("epochs: 3\nepochs: 4", "line 2: epochs is given twice"),

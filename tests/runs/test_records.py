@@ -305,6 +305,14 @@ def test_a_folder_that_was_made_again(run):
             assert sorted(p.name for p in run.path.iterdir()) == [".lock", "config.yaml"]
 
 
+@pytest.mark.parametrize("kind", ["gmm", "kde", "flow"])
+def test_settings_of_another_prior(run, kind):
+    path = run.path / "prior/prior.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": kind}))
+    with pytest.raises(RunError, match=f"the settings of a {kind} are others"):
+        run.model().read_prior()
+
+
 def test_the_digest_is_of_what_was_read(run):
     loaded = run.model()
     content = (run.path / "model.safetensors").read_bytes()

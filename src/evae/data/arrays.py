@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from evae.data.account import LeftOut
 from evae.data.labels import Label, as_label
-from evae.data.rows import BY_CONTENT, Findings, Row, Source, existing, listed, listing_key, natural_size
+from evae.data.rows import BY_CONTENT, Findings, Row, Source, existing, is_bomb, listed, listing_key, natural_size
 from evae.data.splits import choose, words
 from evae.errors import DataError, first_line
 
 _LABELS = {"y", "label", "labels", "mask", "masks"}
 _MAX_LOADED = 2**31  # bytes of an array that is read whole
+_MAX_IMAGE = 2**28  # bytes of one image
 _ROUNDING = 0.5 / 255  # beyond [0, 1] that rounds to 0 or 255
 
 
@@ -108,11 +109,12 @@ def _packed(path: Path, archive: ZipFile, name: str) -> _Member | None:
         size, start = prod(shape) * dtype.itemsize, file.tell()
     if dtype.hasobject:
         return None
-    if archive.getinfo(name).file_size != start + size:
-        raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes, its header says {start + size:,}")
+    info = archive.getinfo(name)
+    if info.file_size != start + size:
+        raise ValueError(f"{name} has {info.file_size:,} bytes, its header says {start + size:,}")
 
     def load() -> NDArray[Any]:
-        if size > _MAX_LOADED:
+        if size > _MAX_LOADED or is_bomb(info.compress_size, size):
             raise DataError(f"{path}: {name} would take {size:,} bytes of memory; save it as .npy, in C order")
         with _named(path), ZipFile(path) as opened, opened.open(name) as file:
             return npy.read_array(file, allow_pickle=False)
@@ -157,6 +159,8 @@ def _channels_last(data: str, images: _Member) -> Callable[[NDArray[Any]], NDArr
         raise DataError(f"--data {data}: images of shape {shape[1:]} have no pixels")
     if dtype not in (bool, np.uint8) and not np.issubdtype(dtype, np.floating):
         raise DataError(f"--data {data}: images of type {dtype}; uint8, or floats in [0, 1], are needed")
+    if (size := prod(shape[1:]) * dtype.itemsize) > _MAX_IMAGE:
+        raise DataError(f"--data {data}: an image of shape {shape[1:]} has {size:,} bytes, more than {_MAX_IMAGE:,}")
     if len(shape) == 3 or shape[-1] in (1, 3, 4):
         return lambda image: image
     if shape[1] in (1, 3, 4):
@@ -170,7 +174,8 @@ def _to_uint8(data: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = pixels.min(), pixels.max()
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise DataError(f"--data {data}: floating-point images must be in [0, 1], not [{low}, {high}]; scale them")
-    return (pixels * 255.0).round().clip(0, 255).astype(np.uint8)
+    scaled = pixels * 255.0
+    return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
 def _labels_name(members: dict[str, _Member], images: str) -> str:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_LABEL = -1
+_MAX_TEXT = 1000  # characters of a label; longer texts are none
 MAX_CLASSES = 2**16  # of labels that are no whole numbers; with more they are no classes
 
 Label = int | float | str | bool | None  # of an image as it was found; None where it has none
 
 
 def as_label(value: object) -> Label:
-    """A cell of a table or an array as a label: numbers, texts and truth values; None for all else."""
+    """A cell of a table or an array as a label: numbers, texts of up to 1,000 characters, truth values; else None."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):
@@ -22,7 +23,7 @@ def as_label(value: object) -> Label:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value if value.strip() else None
+        return value if value.strip() and len(value) <= _MAX_TEXT else None
     return value if isinstance(value, int) else None
 
 

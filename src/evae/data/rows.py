@@ -26,6 +26,7 @@ BY_CONTENT = "one image in ten held out, by its content"
 MAX_NAMED = 5  # files named in a message
 
 MAX_FILE = 2**30  # bytes of an encoded image
+_UNPACKED, _RATIO = 2**28, 100  # bytes, and their ratio to packed ones: that of encoded images is about 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ def _read_regular(path: Path) -> bytes:
         if (size := os.fstat(file.fileno()).st_size) > MAX_FILE:
             raise BadImageError(f"has {size:,} bytes, more than {MAX_FILE:,}")
         return file.read(MAX_FILE)
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether so few bytes of a file become so many in memory that it was made to exhaust it."""
+    return unpacked > _UNPACKED and unpacked > _RATIO * packed
 
 
 def natural_size(rows: Iterator[Row]) -> int:

@@ -25,7 +25,16 @@ from evae.data.hub import HubDataset, from_hub, hub_splits
 from evae.data.images import Images
 from evae.data.labels import as_label, classes_of
 from evae.data.rows import MAX_NAMED, Findings, Source, StreamOptions, existing, files_by_split, read_content
-from evae.data.tables import Table, arrow_source, check_columns, failure_named, payload, rows_per_batch, validated
+from evae.data.tables import (
+    Table,
+    arrow_source,
+    check_columns,
+    check_unpacked,
+    failure_named,
+    payload,
+    rows_per_batch,
+    validated,
+)
 from evae.errors import DataError
 
 PREFIX = "hf-stream:"
@@ -57,9 +66,13 @@ class RowGroup:
         """All of one column.
 
         Raises:
-            DataError: it cannot be read, or has another number of rows than the file says.
+            DataError: it cannot be read, has another number of rows than the file says, or takes too much memory.
         """
-        chunks = [batch.column(0) for batch in self.read([name])]
+        chunks, unpacked = [], 0
+        for batch in self.read([name]):
+            unpacked += batch.nbytes
+            check_unpacked(self.url, self.size, unpacked)
+            chunks.append(batch.column(0))
         if (found := sum(map(len, chunks))) != self.count:
             raise DataError(f"{self.url} is damaged ({found:,} rows in a group of {self.count:,})")
         return pa.chunked_array(chunks)
@@ -242,7 +255,7 @@ def _stream(
 
     if not holdout:
         found = replace(found, splits_from="row groups drawn with a fixed seed are held out")
-    table = Table(schema, limit, batches, held[0].url)
+    table = Table(schema, limit, batches, held[0].url, sum(group.size for group in held))
     source = arrow_source(data, f"stream {version}", [(table, "holdout")], found, roots=roots)
     return _streaming(source, data, ours, held, roots)
 

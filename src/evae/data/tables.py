@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from evae.data.columns import class_names, holds_images, image_column, label_column, label_kind
 from evae.data.decode import BadImageError, shorter_side
 from evae.data.images import Split
+from evae.data.ipc import unpacked_size
 from evae.data.labels import as_label
 from evae.data.rows import (
     Findings,
@@ -22,6 +23,7 @@ from evae.data.rows import (
     Source,
     existing,
     files_by_split,
+    is_bomb,
     natural_size,
     read_content,
 )
@@ -29,7 +31,6 @@ from evae.errors import DataError, first_line
 
 _ROWS = 256  # rows per read at most
 _MEMORY = 2**28  # bytes of a read, beyond a single row
-_RATIO = 100  # of unpacked to packed bytes; encoded images have about 1
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ class Table:
     count: int  # of rows
     batches: Callable[[list[str]], Iterator[pa.RecordBatch]]  # the rows of some columns, in this order, validated
     name: str = "one of its files"
+    size: int | None = None  # bytes of its file
 
 
-def in_memory(table: pa.Table, name: str = "one of its files") -> Table:
+def in_memory(table: pa.Table, name: str = "one of its files", size: int | None = None) -> Table:
     """A table that Arrow holds in memory, or has mapped."""
 
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
         with failure_named(name, "is damaged"):
             yield from validated(table.select(columns).to_batches(_ROWS))
 
-    return Table(table.schema, len(table), batches, name)
+    return Table(table.schema, len(table), batches, name, size)
 
 
 def validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -82,13 +84,21 @@ def _open_table(file: Path) -> Table:
                     read = opened.iter_batches(rows, columns=columns)
                     yield from validated(batch.select(columns) for batch in read)
 
-            return Table(opened.schema_arrow, opened.metadata.num_rows, batches, str(file))
+            return Table(opened.schema_arrow, opened.metadata.num_rows, batches, str(file), file.stat().st_size)
         with pa.memory_map(str(file)) as content:
+            check_unpacked(str(file), content.size(), unpacked_size(content))
+            content.seek(0)
             try:
-                return in_memory(pa.ipc.open_file(content).read_all(), str(file))
+                return in_memory(pa.ipc.open_file(content).read_all(), str(file), content.size())
             except pa.ArrowInvalid:  # datasets writes streams
                 content.seek(0)
-                return in_memory(pa.ipc.open_stream(content).read_all(), str(file))
+                return in_memory(pa.ipc.open_stream(content).read_all(), str(file), content.size())
+
+
+def check_unpacked(file: str, packed: int, unpacked: int, part: str = "") -> None:
+    """Raise DataError where so much memory for so few bytes of a file tells that it was made to exhaust memory."""
+    if is_bomb(packed, unpacked):
+        raise DataError(f"{file} would unpack {packed:,} to {unpacked:,} bytes{part}; encoded images do not")
 
 
 def rows_per_batch(file: str, metadata: pq.FileMetaData, columns: list[str]) -> int:
@@ -104,11 +114,7 @@ def rows_per_batch(file: str, metadata: pq.FileMetaData, columns: list[str]) -> 
         wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
         for chunk in wanted:
             packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
-            if unpacked > _MEMORY and unpacked > _RATIO * packed:
-                raise DataError(
-                    f"{file} would unpack {packed:,} to {unpacked:,} bytes in its column {chunk.path_in_schema}; "
-                    "encoded images do not"
-                )
+            check_unpacked(file, packed, unpacked, f" in its column {chunk.path_in_schema}")
             largest = max(largest, unpacked)
     return max(1, min(_ROWS, _MEMORY // largest))
 
@@ -158,10 +164,15 @@ def arrow_source(
     def rows() -> Iterator[Row]:
         number = count()
         for table, split in tables:
+            unpacked = 0
             for batch in table.batches(wanted):
-                codes = batch.column(1).to_pylist() if labels else [None] * len(batch)
-                for content, code in zip(batch.column(0), codes, strict=True):
-                    yield Row(str(next(number)), payload(content.as_py(), roots), as_label(code), split)
+                for row in zip(*batch.columns, strict=True):  # one at a time: all may repeat the largest value
+                    content, *codes = (value.as_py() for value in row)
+                    image = payload(content, roots)
+                    unpacked += len(image) if isinstance(image, bytes) else 0
+                    if table.size is not None:
+                        check_unpacked(table.name, table.size, unpacked)
+                    yield Row(str(next(number)), image, as_label(codes[0]) if codes else None, split)
 
     names = _agreed_names(data, [table for table, _ in tables], labels)
     known = replace(

@@ -21,7 +21,7 @@ from evae.data.rows import Reference, Row, Source, read_content
 from evae.errors import DataError
 
 _CHUNK = 256  # images per task at most
-_BYTES = 2**26  # of a task's encoded images, beyond a single one
+_BYTES = 2**26  # of a task's images before decoding, beyond a single one
 _MANY = 5000  # images for which starting processes, a second, is worth it
 _CROPPED = 2 / 3  # of an image's area: where less is kept, the account counts it
 
@@ -91,7 +91,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     chunk, size = list[Row](), 0
     for row in rows:
         chunk.append(row)
-        size += len(row.payload) if isinstance(row.payload, bytes) else 0
+        size += len(row.payload) if isinstance(row.payload, bytes) else getattr(row.payload, "nbytes", 0)
         if len(chunk) == _CHUNK or size >= _BYTES:
             yield chunk
             chunk, size = [], 0
