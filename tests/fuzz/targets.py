@@ -24,6 +24,7 @@ from evae.errors import EvaeError, RunError
 from evae.files import digest
 from evae.inference import load_images
 from evae.metrics.command import results_table
+from evae.metrics.inception import load_weights as load_feature_weights
 from evae.models.fitted import FittedPrior, make_flow, write_prior
 from evae.models.second_stage import SecondStage
 from evae.models.weights import save_weights
@@ -33,34 +34,27 @@ from tests.fuzz import forms
 from tests.fuzz.harness import Target
 from tests.fuzz.runs import make_run, network, stepped
 
+_EXIF = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # turned
 _FORMATS = {
-    "png": [
-        ("1", {}),
-        ("L", {}),
-        ("LA", {}),
-        ("RGB", {"bits": 8}),
-        ("RGBA", {}),
-        ("P", {"transparency": 3}),
-        ("I;16", {}),
-    ],
-    "jpg": [
-        ("L", {}),
-        ("RGB", {"exif": b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"}),
-        ("CMYK", {}),
-    ],
-    "webp": [("RGB", {}), ("RGBA", {"lossless": True})],
-    "tif": [
-        ("F", {}),
-        ("I;16", {}),
-        ("RGB", {"compression": "tiff_lzw"}),
-        ("L", {"compression": "tiff_adobe_deflate"}),
-    ],
-    "gif": [("P", {"transparency": 0})],
-    "bmp": [("RGB", {})],
-    "avif": [("RGB", {}), ("RGBA", {})],
-    "jp2": [("RGB", {})],
-    "ico": [("RGBA", {"sizes": [(12, 12)]})],
-    "ppm": [("RGB", {}), ("L", {})],
+    "png": ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"],
+    "jpg": ["L", "RGB", "CMYK"],
+    "webp": ["RGB", "RGBA"],
+    "tif": ["F", "I;16", "L", "RGB"],
+    "gif": ["P"],
+    "bmp": ["RGB"],
+    "avif": ["RGBA"],
+    "jp2": ["RGB"],
+    "ico": ["RGBA"],
+    "ppm": ["RGB", "L"],
+}
+_OPTIONS = {
+    ("png", "P"): {"transparency": 3},
+    ("gif", "P"): {"transparency": 0},
+    ("jpg", "RGB"): {"exif": _EXIF},
+    ("webp", "RGBA"): {"lossless": True},
+    ("tif", "RGB"): {"compression": "tiff_lzw"},
+    ("tif", "L"): {"compression": "tiff_adobe_deflate"},
+    ("ico", "RGBA"): {"sizes": [(12, 12)]},
 }
 
 
@@ -73,10 +67,18 @@ def _image(mode: str, number: int) -> Image.Image:
     return Image.fromarray(values).convert(mode)
 
 
-def _images(folder: Path) -> None:
-    for suffix, kinds in _FORMATS.items():
-        for number, (mode, options) in enumerate(kinds):
-            _image(mode, number).save(folder / f"{number}.{suffix}", **options)
+def _images(*formats: str):
+    """Makes images of some formats, and some that stay whole."""
+
+    def make(folder: Path) -> None:
+        for suffix in formats:
+            for number, mode in enumerate(_FORMATS[suffix]):
+                options = _OPTIONS.get((suffix, mode), {})
+                _image(mode, number).save(folder / f"{number}.{suffix}", **options)
+        for number in range(4):
+            _image("RGB", number).save(folder / f"{number}.dib")
+
+    return make
 
 
 def _png(number: int) -> bytes:
@@ -264,6 +266,21 @@ def _used(folder: Path) -> None:
     evaluate(run, device="cpu", show=False)
 
 
+def _layer() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+
+def _feature_weights(folder: Path) -> None:
+    state = _layer().state_dict()
+    torch.save(state, folder / "a.pth")
+    (folder / "a.safetensors").write_bytes(save_weights(state))
+
+
+def _read_feature_weights(folder: Path) -> None:
+    for path in folder.iterdir():
+        load_feature_weights(_layer(), path, "a layer")
+
+
 def _configuration(folder: Path) -> None:
     options = {"data": "mnist5k", "epochs": 3, "learning_rate": 1e-3, "out": "run", "image_size": None}
     model = {"class_path": "evae.EVAE", "init_args": {"latent_dim": 2, "kernel": "epanechnikov"}}
@@ -276,7 +293,16 @@ def _command(folder: Path) -> None:
 
 
 TARGETS = {
-    "images": Target(_images, _opened(), {"*.png": forms.PNG, "*.*": forms.BYTES}),
+    "png": Target(_images("png"), _opened(), {"*.png": forms.PNG}),
+    "jpg": Target(_images("jpg"), _opened(), {"*.jpg": forms.BYTES}),
+    "tif": Target(_images("tif"), _opened(), {"*.tif": forms.BYTES}),
+    "webp": Target(_images("webp"), _opened(), {"*.webp": forms.BYTES}),
+    "avif, jp2": Target(_images("avif", "jp2"), _opened(), {"*.avif": forms.BYTES, "*.jp2": forms.BYTES}),
+    "gif, bmp": Target(
+        _images("gif", "bmp", "ico", "ppm"),
+        _opened(),
+        {"*.gif": forms.BYTES, "*.bmp": forms.BYTES, "*.ico": forms.BYTES, "*.ppm": forms.BYTES},
+    ),
     "parquet": Target(_tables, _opened("a.parquet"), {"*.parquet": forms.PARQUET}),
     "parquet streamed": Target(_tables, _opened("a.parquet", "hf-stream:"), {"*.parquet": forms.PARQUET}),
     "arrow": Target(_arrow, _opened(), {"*.arrow": forms.ARROW}),
@@ -315,6 +341,9 @@ TARGETS = {
         _compared,
         {"run/config.yaml": forms.YAML, "run/metrics.jsonl": forms.LINES, "run/evaluation.json": forms.JSON},
         quick=0,
+    ),
+    "weights of features": Target(
+        _feature_weights, _read_feature_weights, {"*.pth": forms.BYTES, "*.safetensors": forms.TENSORS}
     ),
     "config": Target(_configuration, _command, {"*.yaml": forms.YAML}),
 }

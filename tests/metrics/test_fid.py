@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from evae import GaussianVAE, open_store
 from evae.data.cache import cache_folder
@@ -94,9 +95,12 @@ def test_features_are_cached_and_their_use_is_noted(store):
     assert measure(store, network, model=model) == first
     assert network.seen == 40 + 2 * (40 + 30)  # hold-out images once, reconstructions and samples twice
     assert path.stat().st_mtime > 1
-    path.write_bytes(b"junk")
-    assert measure(store, network, model=model) == first
-    assert path.stat().st_size > 100
+    content = path.read_bytes()
+    others = save({name: tensor[..., None] for name, tensor in load(content).items()})
+    for damaged in (b"junk", content[:-1] + bytes([content[-1] ^ 64]), others, save({})):
+        path.write_bytes(damaged)
+        assert measure(store, network, model=model) == first
+        assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(("holdout", "samples"), [(1, 5), (1, 1), (40, 1), (2, 2), (3, 2)])

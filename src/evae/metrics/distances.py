@@ -11,6 +11,9 @@ import torch
 from scipy.linalg import lapack
 from torch import Generator, Tensor
 
+from evae.errors import first_line
+from evae.records import RecordError
+
 _MAX_KEPT = 10_000  # features kept of a stream, for the distances that need individual ones
 _CHUNK = 2_000
 _SUBSETS, _MAX_SUBSET = 10, 1_000
@@ -64,10 +67,22 @@ class FeatureSet:
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> "FeatureSet":
-        """From what ``tensors`` returned; no features can be added to it."""
+        """From what ``tensors`` returned; no features can be added to it.
+
+        Raises:
+            RecordError: these are others.
+        """
         self = cls()
-        self.count, self.kept = int(tensors["count"]), tensors["kept"]
-        self._origin, self._sum, self._outer = (tensors[name] for name in ("origin", "sum", "outer"))
+        try:
+            self._origin, self._sum, self._outer = (tensors[name] for name in ("origin", "sum", "outer"))
+            self.count, self.kept, features = int(tensors["count"]), tensors["kept"], len(self._origin)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise RecordError(f"no features ({first_line(error)})") from error
+        kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items() if name != "count"}
+        vector, matrix = ((features,), torch.float64), ((features, features), torch.float64)
+        kept = ((min(self.count, _MAX_KEPT), features), torch.float32)
+        if kinds != {"origin": vector, "sum": vector, "outer": matrix, "kept": kept}:
+            raise RecordError("features of other shapes or types")
         return self
 
 

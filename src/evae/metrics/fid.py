@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evae.console import progress, warn
@@ -24,6 +23,8 @@ from evae.metrics.features import Extractor
 from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
 from evae.models.vae import Prior
+from evae.models.weights import load_weights, read_weights, save_weights
+from evae.records import RecordError
 from evae.runs.evaluation import Number
 from evae.runs.images import BATCH, batches
 
@@ -134,19 +135,19 @@ def _real_features(context: Context, extractor: Extractor) -> FeatureSet:
 
 def _cached_features(store: Store, extractor: Extractor) -> FeatureSet:
     """Features of the hold-out images, cached by the content of images and weights; not those of the user's code."""
-    depends_on = f"{store.fingerprint} {store.transform} {extractor.identity}"
+    depends_on = f"with digest {store.fingerprint} {store.transform} {extractor.identity}"
     key = blake2b(depends_on.encode(), digest_size=12).hexdigest()
     path = cache_folder() / f"features-{key}.safetensors"
     if not extractor.is_own:
         with suppress(OSError):  # of a read-only cache
             os.utime(path)  # the last use, for evae cache
-        with suppress(OSError, SafetensorError, KeyError):
-            return FeatureSet.of_tensors(load_file(path))
+        with suppress(OSError, RecordError, SafetensorError):
+            return FeatureSet.of_tensors(load_weights(read_weights(path)))
     features = FeatureSet()
     for batch in batches(store.holdout, torch.device("cpu"), "features of hold-out images"):
         features.add(extractor(to_bytes(batch)))
     if not extractor.is_own:
-        write_atomically(path, save(features.tensors()))
+        write_atomically(path, save_weights(features.tensors()))
     return features
 
 
