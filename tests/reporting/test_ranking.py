@@ -78,7 +78,7 @@ class TestBest:
         assert verdict.row == 0
         assert verdict.tests == ("Welch's t-test over seeds",)
         assert verdict.p == pytest.approx(scipy.stats.ttest_ind(*seeds, equal_var=False).pvalue)
-        assert str(result("mse", (1.0, 9), (1.2, 9))) == "1.1 ± 0.14"
+        assert str(result("mse", (1.0, 9), (1.2, 9))) == "1.10 ± 0.14"
         assert str(result("mse", (100.0, 9), (170, 9))) == "135 ± 49"
 
     def test_one_seed_against_several_is_tested_over_images(self):

@@ -104,17 +104,17 @@ class TestPage:
     def test_every_section_of_an_evaluation(self, copied, undrawn):
         page = Page(report(evaluated(copied)))
         for expected in (
-            "16 hold-out images of blobs; reconstructions decoded from 3 posterior samples each",
+            "16 hold-out images of blobs; reconstructions decoded from 3 posterior samples each. ↓ lower is better;",
             "These are not the images of the other figures",
-            "bce 12.5 0.75 mse 0.25 penalty 1.5",
+            "bce ↓ 12.5 0.8 mse ↓ 0.25 penalty 1.5",
             "-81.5 0.5",
-            "reconstructions: fid 31.5",
-            "model prior: fid 62.5",
+            "reconstructions: fid ↓ 31.5",
+            "model prior: fid ↓ 62.5",
             "settings: features inception, resize bilinear, model prior: count 99.",
             "active_units 2",
             "of a user value standard error mine 7 words: seven. by name: a 1.",
             "Quantiles of the posteriors' r: 0.1 at 0.05, 0.9 at 0.95.",
-            "linear accuracy, pixels 0.875",
+            "linear accuracy, pixels ↑ 0.88",
         ):
             assert expected in page.text
         assert "bars of the mean divergence" in page.images[-1]["alt"]

@@ -21,6 +21,7 @@ from evae.files import digest, remove_leftovers
 from evae.metrics.features import load_extractor
 from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
 from evae.metrics.latents import LATENTS
+from evae.metrics.legend import legend
 from evae.metrics.likelihood import FITTED_LIKELIHOOD, LIKELIHOOD
 from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
@@ -113,6 +114,8 @@ def evaluate(
     path = write_evaluation(run, evaluation, values, name)
     if show:
         Console().print(results_table({str(run): evaluation}))
+        if told := legend(evaluation.numbers):
+            console.print(told, soft_wrap=True)
         console.print(f"evaluation in {path}", soft_wrap=True)
     result: dict[str, Any] = json.loads(path.read_text())
     return result
@@ -191,7 +194,7 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
     runs = list(evaluations.values())
     about = [runs[0].data, f"{runs[0].count} hold-out images", f"latents: {runs[0].latents}"]
     features = {str(run.sections["distances"].settings.get("features")) for run in runs if "distances" in run.sections}
-    columns = [{number.name: str(number) for number in run.numbers} for run in runs]
+    columns = [{number.title: str(number) for number in run.numbers} for run in runs]
     table = Table()
     table.add_column(Text("\n".join([*about, *(f"features: {name}" for name in sorted(features))])), overflow="fold")
     for (name, run), column in zip(evaluations.items(), columns, strict=True):

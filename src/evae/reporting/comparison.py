@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from torch import Tensor
 from evae.console import console
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
+from evae.metrics.legend import legend
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output_folder, data_of, page_mark
 from evae.reporting.charts import Curve, Panel, points
 from evae.reporting.exploration import originals
-from evae.reporting.pages import render
+from evae.reporting.pages import data_name, render
 from evae.reporting.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
 from evae.reporting.tables import Cell, Grid, latex, markdown, print_grid
 from evae.runs import RunFolder
@@ -33,6 +35,8 @@ _FILES = ("table.md", "table.csv", "table.tex", "comparison.html")
 _RATES = {"kl": "KL", "monte_carlo_kl": "KL", "penalty": "penalty: not a KL", "mmd": "mmd: not a KL"}
 
 T = TypeVar("T")
+
+_Results = Sequence[Result | None]  # of a metric, by row
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Row:
 def compare(
     run_folders: list[Path],
     out: Path | None = None,
+    columns: str | None = None,
     device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
@@ -80,6 +85,7 @@ def compare(
     Args:
         run_folders: the folders of two or more trained runs, each evaluated by evae evaluate.
         out: folder for table.md, table.csv, table.tex and comparison.html; default: comparison.
+        columns: metrics to show, as in bce,mse,fid; default: those in which the rows differ. table.csv has all.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         seed: seed of the choice of images that are shown.
         overwrite: replace these files also where they are not a comparison by evae.
@@ -88,7 +94,7 @@ def compare(
         The folder.
 
     Raises:
-        ConfigError: fewer than two runs, or one of them twice.
+        ConfigError: fewer than two runs, or one of them twice; or no run has a metric of ``columns``.
         RunError: a folder is no run or has no evaluation, or the output cannot be written or would replace other files.
         DataError: a run's images are not there any more.
     """
@@ -100,13 +106,15 @@ def compare(
     with seeded(seed):
         runs = [_load(*of_run, device, seed) for of_run in zip(names, folders, evaluations, strict=True)]
     rows = _rows(runs)
-    grid, notes = _table(rows)
+    grid, notes = _table(rows, columns)
     rates, rates_in_words = _rates(runs)
+    images = (f"{run.evaluation.count} images of {data_name(run.evaluation.data)}" for run in runs)
+    sources = " and on ".join(dict.fromkeys(images))
     page = render(
         "comparison.html",
         generator=page_mark("comparison"),
         runs=runs,
-        sources=dict.fromkeys(f"{run.evaluation.count} images of {run.evaluation.data}" for run in runs),
+        sources=sources,
         grid=grid.transposed(),
         notes=notes,
         on_same_images=_grouped((run.shown_of, run) for run in runs).values(),
@@ -116,7 +124,7 @@ def compare(
     )
     write_atomically(folder / "table.md", markdown(grid, notes))
     write_atomically(folder / "table.csv", _csv(rows))
-    write_atomically(folder / "table.tex", latex(grid, notes))
+    write_atomically(folder / "table.tex", latex(grid, notes, f"{len(runs)} runs, evaluated on {sources}."))
     write_atomically(folder / "comparison.html", page)
     print_grid(grid)
     for note in [*notes, f"table.md, table.csv, table.tex and comparison.html in {folder}"]:
@@ -194,30 +202,74 @@ def _metrics(rows: Sequence[_Row]) -> list[str]:
     return list(dict.fromkeys(chain(*numbers.values())))
 
 
-def _table(rows: Sequence[_Row]) -> tuple[Grid, list[str]]:
+def _table(rows: Sequence[_Row], columns: str | None = None) -> tuple[Grid, list[str]]:
     """The table with the best numbers in bold, and the notes below it."""
     runs = [run for row in rows for run in row.runs]
-    results = {metric: r for metric in _metrics(rows) if any(r := [row.result(metric) for row in rows])}
+    by_row = {metric: [row.result(metric) for row in rows] for metric in _metrics(rows)}
+    measured: dict[str, _Results] = {metric: r for metric, r in by_row.items() if any(r)}
+    if columns is None:
+        results, left_out = _differing(measured)
+    else:
+        results, left_out = {metric: measured[metric] for metric in _chosen(columns, measured)}, []
     differently = disagreement({run.name: run.evaluation for run in runs})
     reasons = incomparable([run.evaluation for run in runs], [run.likelihood for run in runs])
     ranked = {metric: best(r) for metric, r in results.items() if not differently and metric not in reasons}
     verdicts = {metric: verdict for metric, verdict in ranked.items() if verdict is not None}
     winners = {metric: verdicts[metric].row for metric in significant(verdicts)}
-    columns = {"model": [Cell(row.runs[0].evaluation.model) for row in rows]}
+    table = {"model": [Cell(row.runs[0].evaluation.model) for row in rows]}
     spread = "±: standard error over images, not over repeated training."
     if len(rows) < len(runs):
-        columns["seeds"] = [Cell(str(len(row.runs))) for row in rows]
+        table["seeds"] = [Cell(str(len(row.runs))) for row in rows]
         spread = "±: standard deviation over seeds where a row has several, else standard error over images."
-    for metric, r in results.items():
-        columns[metric] = [Cell(str(x or ""), bold=winners.get(metric) == i) for i, x in enumerate(r)]
-    cells = [[Cell(row.name), *rest] for row, *rest in zip(rows, *columns.values(), strict=True)]
-    notes = [differently] if differently else _how_ranked(results, verdicts, reasons)
-    return Grid(["run", *columns], cells, words=2), [spread, *notes]
+    numbers = [next(x.numbers[0] for x in r if x is not None) for r in results.values()]
+    for number, of_rows in zip(numbers, results.values(), strict=True):
+        bold = winners.get(number.name)
+        table[number.title] = [Cell(str(result or ""), bold == i) for i, result in enumerate(of_rows)]
+    cells = [[Cell(row.name), *rest] for row, *rest in zip(rows, *table.values(), strict=True)]
+    about = [spread, legend(numbers), *left_out]
+    how = [differently] if differently else _how_ranked(verdicts, reasons)
+    return Grid(["run", *table], cells, words=2), [note for note in about if note] + how
 
 
-def _how_ranked(
-    results: Mapping[str, Sequence[Result | None]], verdicts: Mapping[str, Verdict], reasons: Mapping[str, str]
-) -> list[str]:
+def _chosen(columns: str, metrics: Iterable[str]) -> list[str]:
+    """The metrics that are named, in this order; "fid" stands for all whose names end with ": fid".
+
+    Raises:
+        ConfigError: there is none of a name.
+    """
+    known, parts = list(metrics), columns.split(",")
+    chosen: list[str] = []
+    while parts:
+        for count in range(len(parts), 0, -1):  # names may have commas of their own
+            name = ",".join(parts[:count]).strip()
+            if found := [m for m in known if name in (m, m.rpartition(": ")[2], m.replace(" ≥", ""))]:
+                break
+        else:
+            raise ConfigError(f"--columns: no run has {parts[0].strip()!r}; there are {', '.join(known)}")
+        chosen, parts = [*chosen, *found], parts[count:]
+    return list(dict.fromkeys(chosen))
+
+
+def _differing(results: Mapping[str, _Results]) -> tuple[dict[str, _Results], list[str]]:
+    """The metrics in which rows differ, without those that repeat an earlier one; and notes about the others."""
+    values = {m: [math.nan if x is None else float(x.seeds.mean()) for x in r] for m, r in results.items()}
+    constant = [m for m, v in values.items() if len(v) > 1 and np.allclose(v, v[0], rtol=1e-6, atol=0)]
+    kept: dict[str, _Results] = {}
+    repeated: dict[str, list[str]] = {}
+    for metric in (metric for metric in results if metric not in constant):
+        same = [m for m in kept if np.allclose(values[m], values[metric], rtol=1e-6, atol=0, equal_nan=True)]
+        if same:
+            repeated.setdefault(same[0], []).append(metric)
+        else:
+            kept[metric] = results[metric]
+    notes = [f"Equal to {metric}, and left out: {', '.join(others)}." for metric, others in repeated.items()]
+    if constant:
+        told = ", ".join(f"{metric} {results[metric][0]}" for metric in constant)
+        notes.append(f"The same in all rows, and left out: {told}.")
+    return kept, notes
+
+
+def _how_ranked(verdicts: Mapping[str, Verdict], reasons: Mapping[str, str]) -> list[str]:
     """Which test was used for which metric, and which metrics are not ranked."""
     notes = []
     tests = _grouped((" and ".join(verdict.tests), metric) for metric, verdict in verdicts.items())
@@ -227,8 +279,6 @@ def _how_ranked(
             f"Bold: better than every other row. Two-sided tests: {told}; Holm's correction over all of these, "
             f"family-wise error rate {LEVEL:.0%}. Tests over images compare these weights, not other seeds."
         )
-    if close := [m for m in verdicts if any(r and r.numbers[0].better == "reference" for r in results[m])]:
-        notes.append(f"{', '.join(close)}: best is closest to the value of the original images.")
     unranked = _grouped((reason, metric) for metric, reason in reasons.items())
     return notes + [f"Not ranked: {', '.join(metrics)}; {reason}." for reason, metrics in unranked.items()]
 

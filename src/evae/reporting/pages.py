@@ -3,10 +3,12 @@
 import shlex
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from evae.data.streams import PREFIX
 from evae.reporting import charts
 
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " "})
@@ -14,7 +16,8 @@ _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"}
-    | {"±": r"$\pm$", "≥": r"$\geq$", "\n": " ", "\r": " "}
+    | {"±": r"$\pm$", "≥": r"$\geq$", "≈": r"$\approx$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+    | {"\n": " ", "\r": " "}
 )
 
 
@@ -22,6 +25,12 @@ def render(template: str, **content: Any) -> str:
     """The text of templates/TEMPLATE.j2; templates draw with ``charts``."""
     text = _environment().get_template(f"{template}.j2").render(content, charts=charts, version=version("evae"))
     return text.encode(errors="replace").decode()  # file names may hold what UTF-8 cannot encode
+
+
+def data_name(data: str) -> str:
+    """The name of a data set, of local files the last part of their path: pages are shared, paths are private."""
+    path = Path(data.removeprefix(PREFIX))
+    return path.name or data if path.is_absolute() else data
 
 
 @cache
@@ -35,6 +44,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    environment.filters["data_name"] = data_name
     environment.filters["markdown"] = lambda text: text.translate(_MARKDOWN)
     environment.filters["latex"] = lambda text: text.translate(_LATEX)
     return environment

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from evae.rounding import with_error
 from evae.runs.evaluation import Evaluation, Number
 
 LEVEL = 0.05  # bound on the probability that any best number of a table is marked wrongly
@@ -31,7 +32,7 @@ class Result:
         """A single run's standard error is over images; ± of several is the standard deviation over seeds."""
         if len(self.numbers) == 1:
             return str(self.numbers[0])
-        return f"{self.seeds.mean():.4g} ± {float(f'{self.seeds.std(ddof=1):.2g}'):g}"
+        return with_error(float(self.seeds.mean()), float(self.seeds.std(ddof=1)), digits=2)
 
     @property
     def seeds(self) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from evae.console import console
 from evae.data import ImageSet, Store, to_float
 from evae.files import write_atomically
 from evae.metrics.fid import nearest_training_images
+from evae.metrics.legend import legend
 from evae.metrics.sections import priors
 from evae.models import VAE
 from evae.models.networks import evaluated
@@ -90,6 +91,7 @@ def report(
         interpolations=_interpolations(model, store.holdout, found, seed),
         traversals=traversals(model, found, _SHOWN, _STEPS),
         rates=sorted(rates, reverse=True),
+        legend=legend,
     )
     write_atomically(path, page)
     console.print(f"report in {path}", soft_wrap=True)

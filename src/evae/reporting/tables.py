@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from evae.console import Console
 from evae.reporting.pages import render
 
-_LATEX_COLUMNS = 4  # of numbers, which fit the width of an article
+_LONGEST = 24  # characters of a line in headers and names on a terminal
+_LATEX_WIDTH = 68  # small digits, bold ones too, in the 345 points of an article's text
+_LATEX_GAP = 1.7
+_LATEX_LINES = 12
 
 
 class Cell(NamedTuple):
@@ -34,19 +39,58 @@ class Grid:
         rows = [[Cell(title), *column] for title, column in zip(self.header[1:], columns, strict=True)]
         return Grid(["", *(cell.text for cell in names)], rows)
 
-    def split(self, count: int) -> "list[Grid]":
-        """Grids of at most ``count`` columns each, besides the first."""
-        parts = [slice(start, start + count) for start in range(1, len(self.header), count)]
-        return [Grid([self.header[0], *self.header[p]], [[row[0], *row[p]] for row in self.rows]) for p in parts]
+    def fitting(self, width: float, gap: float, lines: int, longest: int | None = None) -> "list[Grid]":
+        """This grid or its transpose, whichever takes fewer lines, in parts of columns that fit a width.
+
+        Args:
+            width: of a line, in characters.
+            gap: between columns.
+            lines: that each part takes besides its rows.
+            longest: that headers and the first column may be, without being wrapped; None: as long as they are.
+        """
+        both = [grid._parts(width, gap, longest) for grid in (self, self.transposed())]
+        return min(both, key=lambda parts: sum(len(part.rows) + lines for part in parts))
+
+    def widths(self, longest: int | None = None) -> list[int]:
+        """The width of each column, with headers that are wrapped at spaces where they may not be as long."""
+        columns = zip(*([cell.text for cell in row] for row in self.rows), strict=True)
+        return [
+            max(_wrapped(title, longest), *(_wrapped(text, longest if i == 0 else None) for text in texts))
+            for i, (title, texts) in enumerate(zip(self.header, columns, strict=True))
+        ]
+
+    def _parts(self, width: float, gap: float, longest: int | None) -> "list[Grid]":
+        """Parts of columns that fit, the first in each; a part has at least one more."""
+        first, *widths = self.widths(longest)
+        starts, used = [1], first + gap
+        for i, needed in enumerate(widths, start=1):
+            if i > starts[-1] and used + needed + gap > width:
+                starts.append(i)
+                used = first + gap
+            used += needed + gap
+        return [self._part(slice(*ends)) for ends in pairwise([*starts, len(self.header)])]
+
+    def _part(self, columns: slice) -> "Grid":
+        """The first column and some others."""
+        words = 1 + max(0, min(self.words, columns.stop) - columns.start)
+        rows = [[row[0], *row[columns]] for row in self.rows]
+        return Grid([self.header[0], *self.header[columns]], rows, words)
+
+
+def _wrapped(text: str, longest: int | None) -> int:
+    """The width of a text, wrapped at spaces, and in words that are longer than may be."""
+    if longest is None or cell_len(text) <= longest:
+        return cell_len(text)
+    return min(longest, max(cell_len(word) for word in text.split()))
 
 
 def print_grid(grid: Grid) -> None:
-    """Print a transposed table, split where the terminal is too narrow."""
+    """Print a table, whichever way takes fewer lines, split where the terminal is too narrow."""
     terminal = Console()
-    for part in grid.transposed().split(max(1, (terminal.width - 36) // 19)):
+    for part in grid.fitting(terminal.width - 1, 3, 4, _LONGEST):
         table = Table()
-        for i, text in enumerate(part.header):
-            table.add_column(Text(text), justify="right" if i else "left", overflow="fold")
+        for i, (text, width) in enumerate(zip(part.header, part.widths(_LONGEST), strict=True)):
+            table.add_column(Text(text), width=width, justify="right" if i >= part.words else "left", overflow="fold")
         for row in part.rows:
             table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
         terminal.print(table)
@@ -57,10 +101,9 @@ def markdown(grid: Grid, notes: Sequence[str] = ()) -> str:
     return render("table.md", grid=grid, notes=notes)
 
 
-def latex(grid: Grid, notes: Sequence[str] = ()) -> str:
-    """Tabular environments that need no package, and the notes as comments.
+def latex(grid: Grid, notes: Sequence[str] = (), caption: str = "") -> str:
+    """Tables for the package booktabs that fit the text of an article, the notes below them as comments.
 
-    A table too wide for a page is transposed, and split where there are many rows.
+    Rows and columns are exchanged where that takes fewer lines, and a table that is too wide is split.
     """
-    is_wide = len(grid.header) - grid.words > _LATEX_COLUMNS
-    return render("table.tex", grids=grid.transposed().split(_LATEX_COLUMNS) if is_wide else [grid], notes=notes)
+    return render("table.tex", grids=grid.fitting(_LATEX_WIDTH, _LATEX_GAP, _LATEX_LINES), notes=notes, caption=caption)

@@ -18,6 +18,7 @@ from evae.files import digest, write_atomically
 from evae.models.pretrained import WEIGHTS
 from evae.models.weights import read_weights
 from evae.records import Finite, RecordError, as_type, read_json
+from evae.rounding import rounded, with_error
 from evae.runs.folder import RunFolder
 
 VERSION = 3
@@ -25,6 +26,7 @@ _MAX_BYTES = 2**25
 RESULTS = "evaluation.json"
 
 Better = Literal["lower", "higher", "reference"]
+ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "reference": "≈"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,14 @@ class Number:
     reference: float | None = None
 
     def __str__(self) -> str:
-        known = self.error is not None and not math.isnan(self.error)
-        return f"{self.value:.4g}" + (f" ± {float(f'{self.error:.1g}'):g}" if known else "")
+        if self.error is None or math.isnan(self.error):
+            return rounded(self.value)
+        return with_error(self.value, self.error)
+
+    @property
+    def title(self) -> str:
+        """The name, with an arrow in the direction that is better."""
+        return f"{self.name} {ARROWS[self.better]}" if self.better else self.name
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What the numbers of an evaluation mean, in a line below a table of them."""
+
+from collections.abc import Iterable
+
+from evae.runs.evaluation import Number
+
+_ARROWS = {
+    "lower": "↓ lower is better",
+    "higher": "↑ higher is better",
+    "reference": "≈ closest to the originals is best",
+}
+_NATS = "nats per image"
+_PENALTY = "divergence term of the objective, no KL"
+_MEANINGS = {
+    **dict.fromkeys(("bce", "reconstruction", "kl", "monte_carlo_kl", "ln p(x) ≥", "ln p(x) ≥, fitted prior"), _NATS),
+    **dict.fromkeys(("penalty", "mmd"), _PENALTY),
+    "mse": "per pixel",
+    "psnr": "dB",
+    "sharpness": "variance of the Laplacian",
+    "active_units": "latents whose code varies over images",
+    "share_outside": "fraction of posterior samples outside the prior's support",
+    "nearest_training_distance": "of samples, root mean square over pixels",
+    "nearest_training_distance_of_holdout": "the same of hold-out images",
+}
+
+
+def legend(numbers: Iterable[Number]) -> str:
+    """Arrows and metrics among the numbers, in one sentence each; "" for numbers of a user's own."""
+    shown = list(numbers)
+    arrows = [text for better, text in _ARROWS.items() if any(number.better == better for number in shown)]
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(number.name.rpartition(": ")[2] for number in shown):
+        if name in _MEANINGS:
+            names.setdefault(_MEANINGS[name], []).append(name)
+    meanings = [f"{', '.join(of_meaning)}: {meaning}" for meaning, of_meaning in names.items()]
+    return " ".join(f"{'; '.join(texts)}." for texts in (arrows, meanings) if texts)
