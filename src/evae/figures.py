@@ -63,12 +63,13 @@ def image_grid(images: Tensor, columns: int = 8, least: int = 1) -> Image.Image:
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def save_image(image: Image.Image, path: Path, mark: str = "") -> None:
+def save_image(image: Image.Image, path: str | Path, mark: str = "") -> None:
     """Write an image in the format of its suffix; ``mark`` says in its metadata, where it can have any, what wrote it.
 
     Raises:
         RunError: it cannot be written.
     """
+    path = Path(path)
     with replacing(path) as temporary:
         image.save(temporary, Image.registered_extensions()[path.suffix.lower()], **_metadata(mark))
 
@@ -86,17 +87,17 @@ def _metadata(mark: str) -> dict[str, Image.Exif]:
     return {"exif": exif} if mark else {}
 
 
-def save_figure(figure: "Figure", path: Path, mark: str = "", **options: Any) -> None:
+def save_figure(figure: "Figure", path: str | Path, mark: str = "", **options: Any) -> None:
     """Write a figure of matplotlib as a PNG, with a mark; ``options`` are those of ``savefig``.
 
     Raises:
         RunError: it cannot be written.
     """
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format="png", pil_kwargs=_metadata(mark), **options)
 
 
-def save_rows(rows: Mapping[str, Tensor], path: Path, mark: str = "") -> None:
+def save_rows(rows: Mapping[str, Tensor], path: str | Path, mark: str = "") -> None:
     """Named rows of images (N, C, H, W), one below the other, as a PNG: originals above reconstructions, say.
 
     Raises:

@@ -22,6 +22,7 @@ from evae.data.build import check_bad_images
 from evae.data.decode import SUFFIXES
 from evae.data.labels import Label
 from evae.data.labels import encode as encode_labels
+from evae.data.memory import Data, named
 from evae.data.rows import Source, listed
 from evae.data.store import check_transform
 from evae.errors import ConfigError, DataError, RunError
@@ -41,16 +42,16 @@ _ARRAY = ".npy"
 _COMPARED = 16  # images in comparison.png
 
 
-def load_model(folder: Path) -> VAE:
+def load_model(folder: str | Path) -> VAE:
     """The model of a run, in evaluation mode on the CPU.
 
     Raises:
         RunError: the folder is not a run, has no weights yet, or they are damaged.
     """
-    return RunFolder(folder).model()
+    return RunFolder(Path(folder)).model()
 
 
-def load_images(run_or_model: Path | RunFolder | VAE, images: Path | Sequence[Path]) -> Tensor:
+def load_images(run_or_model: str | Path | RunFolder | VAE, images: str | Path | Sequence[str | Path]) -> Tensor:
     """Image files as a model takes them: floats (N, C, H, W) in [0, 1], on the CPU.
 
     A file that the run was trained on gives the very pixels that it was trained on: the run's crop, size and scale of
@@ -68,9 +69,9 @@ def load_images(run_or_model: Path | RunFolder | VAE, images: Path | Sequence[Pa
     if isinstance(run_or_model, VAE):
         rule = Preprocessing(run_or_model.image_shape)
     else:
-        run = run_or_model if isinstance(run_or_model, RunFolder) else RunFolder(run_or_model)
+        run = run_or_model if isinstance(run_or_model, RunFolder) else RunFolder(Path(run_or_model))
         rule = preprocessing(run, run.model())
-    files = _image_files([images] if isinstance(images, str | Path) else images)
+    files = _image_files(images)
     return to_float(np.stack([rule.load(file) for file in files]))
 
 
@@ -175,7 +176,7 @@ def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
 
 def reconstruct(
     run_folder: Path,
-    images: list[Path],
+    images: list[Path] | Path,
     out: Path,
     latents: Latents = "mean",
     seed: int = 0,
@@ -249,7 +250,7 @@ def _load(files: list[Path], names: list[str], rule: Preprocessing, bad: list[st
 def encode(
     run_folder: Path,
     out: Path,
-    data: str | None = None,
+    data: Data | None = None,
     images: ImageOptions = ImageOptions(),
     device: str = "auto",
     overwrite: bool = False,
@@ -273,7 +274,7 @@ def encode(
         RunError: the folder is not a run, or the file cannot be written or would replace another one.
         DataError: the images cannot be used with this model.
     """
-    run, out = RunFolder(run_folder), Path(out)
+    run, out, data = RunFolder(run_folder), Path(out), None if data is None else named(data)
     check_output(out, "codes", overwrite, data=data_of(run, data))
     if out.suffix.lower() != ".parquet":
         raise ConfigError(
@@ -363,9 +364,9 @@ def _latent_table(
     return pa.table({**identity, "split": pa.array(splits, pa.string()), "label": label, **codes})
 
 
-def _image_files(images: Sequence[Path]) -> list[Path]:
+def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
-    for path in map(Path, images):
+    for path in map(Path, [images] if isinstance(images, str | Path) else images):
         found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not found:
             raise DataError(f"{path} holds no images")

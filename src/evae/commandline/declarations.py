@@ -50,6 +50,11 @@ def _absent(name: str) -> _Absent:
     return _Absent(name, (), {})
 
 
+def is_absent(kind: object) -> bool:
+    """Whether it stands for what a library defines that is not imported."""
+    return isinstance(kind, _Absent)
+
+
 class _Declarations:
     """The names of a module, each evaluated when it is first needed."""
 

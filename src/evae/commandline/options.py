@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from docstring_parser import parse
@@ -218,7 +218,7 @@ def _hyperparameters(values: Namespace | None, given: list[str], parser: Argumen
 
 def _add_positional(parser: ArgumentParser, parameter: Parameter) -> None:
     name = parameter.name.upper()
-    nargs = "+" if parameter.hint == list[Path] else None
+    nargs = "+" if list[Path] in (parameter.hint, *get_args(parameter.hint)) else None
     parser.add_argument(
         parameter.name,
         type=_Text(name, parameter.text or Path),

@@ -1,6 +1,6 @@
 """Parameters of functions and classes as options: type, default and help of each."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter as Signed
@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin, is_typeddict
 
 from docstring_parser import parse
 
+from evae.commandline.declarations import is_absent
 from evae.errors import EvaeError
 
 
@@ -37,7 +38,7 @@ class Parameter:
         """Path or str where its value is a text, taken as it is written; else None."""
         kinds = {Path if kind is Path else str if kind is str else _without(kind) for kind in self._kinds}
         texts = kinds & {Path, str}
-        return next(iter(texts)) if texts and kinds <= {*texts, NoneType} else None
+        return (str if str in texts else Path) if texts and kinds <= {*texts, NoneType} else None
 
     @property
     def _kinds(self) -> tuple[Any, ...]:
@@ -48,10 +49,10 @@ class Parameter:
 
 def _without(kind: Any) -> Any:
     """None for a type of objects that only Python can give, which no option takes."""
-    return NoneType if get_origin(kind) is _CALLABLE or kind is _CALLABLE else kind
+    return NoneType if is_absent(kind) or _PYTHON & {kind, get_origin(kind)} else kind
 
 
-_CALLABLE = get_origin(Callable[..., Any])
+_PYTHON = {get_origin(Callable[..., Any]), Sequence}
 
 
 def parameters(of: Callable[..., Any], *documented: type) -> list[Parameter]:

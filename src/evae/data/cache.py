@@ -21,11 +21,13 @@ from evae.console import console, warn
 from evae.data.record import DamagedStoreError, Record
 from evae.errors import ConfigError, DataError
 
-# All that evae writes to the cache: stores with their locks, and features; unfinished ones end with .tmp.
+# All that evae writes to the cache: stores with their locks, features, images given from Python; unfinished ones end
+# with .tmp.
 _STORE = re.compile(r"[0-9a-f]{32}(\.\w{8}\.tmp)?")
 _IN_STORE = re.compile(r"meta\.json|(train|holdout)(\.u8|\.grey|-labels\.npy|-names\.json)|\d+\.chunk")
 _FEATURES = r"features-[0-9a-f]{24}\.safetensors"
-_FILE = re.compile(rf"[0-9a-f]{{32}}\.lock|{_FEATURES}|\.{_FEATURES}\.[\w-]+\.tmp")
+_GIVEN = r"(array|files)-[0-9a-f]{32}\.(npy|txt)"  # by memory.py
+_FILE = re.compile(rf"[0-9a-f]{{32}}\.lock|({_FEATURES}|{_GIVEN})|\.({_FEATURES}|{_GIVEN})\.[\w-]+\.tmp")
 _GRACE = 3600  # seconds for which an unfinished file may still be being written
 
 
@@ -59,7 +61,7 @@ class Entry:
     def delete(self) -> bool:
         """Delete it, unless another process is building it; whether it was deleted."""
         lock = self.path.with_name(f"{self.path.name[:32]}.lock")
-        is_store = "features-" not in self.path.name
+        is_store = bool(_STORE.match(self.path.name))
         try:
             with FileLock(lock, timeout=0) if is_store else nullcontext():
                 for file in self.files:
@@ -165,6 +167,9 @@ def _entry(path: Path) -> Iterator[Entry]:
     elif path.suffix == ".lock":
         if size == 0 and not path.with_suffix("").exists():
             yield entry("lock without a store", unfinished=True)
+    elif re.fullmatch(rf"\.?{_GIVEN}.*", path.name):
+        used = max(used, path.stat().st_atime)
+        yield Entry(path, files, size, used, "images given from Python", unfinished=is_temporary)
     else:
         yield entry("features of hold-out images", unfinished=is_temporary)
 

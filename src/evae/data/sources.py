@@ -7,13 +7,14 @@ from evae.data.account import warned
 from evae.data.arrays import arrays
 from evae.data.builtin import BUILT_IN, builtin
 from evae.data.hub import hub
+from evae.data.lists import listing
 from evae.data.local import local
 from evae.data.rows import Source, existing
 from evae.data.scan import scan
 from evae.data.streams import PREFIX, streamed
 from evae.errors import DataError
 
-SOURCES = (builtin, streamed, local, arrays, hub)  # each None for what it does not know
+SOURCES = (builtin, streamed, local, arrays, listing, hub)  # each None for what it does not know
 
 
 def find_source(data: str | Path) -> Source:
@@ -21,9 +22,9 @@ def find_source(data: str | Path) -> Source:
 
     Args:
         data: a built-in name, a folder of images, a Parquet or Arrow file or a folder of them, an .npz or .npy file,
-            or the id of a dataset on the Hugging Face hub (owner/name); with hf-stream: (experimental) before an id or
-            a folder of Parquet files, training images are read from Parquet on demand instead of being decoded to the
-            cache.
+            a .txt file that lists image files, or the id of a dataset on the Hugging Face hub (owner/name); with
+            hf-stream: (experimental) before an id or a folder of Parquet files, training images are read from Parquet
+            on demand instead of being decoded to the cache.
 
     Raises:
         DataError: there is no such source, or it has no images.
@@ -42,7 +43,7 @@ def find_source(data: str | Path) -> Source:
         why = f"holds {count} files, but no images or Parquet files" if count or lost else "is an empty folder"
         why += f": {lost}" if lost else ""
     else:
-        why = "is neither a folder nor a .parquet, .arrow, .npz or .npy file"
+        why = "is neither a folder nor a .parquet, .arrow, .npz, .npy or .txt file"
     raise DataError(f"--data {data} {why}")
 
 

@@ -18,6 +18,7 @@ from evae.data.build import build_once, check_bad_images, left_out, usable
 from evae.data.cache import cache_folder
 from evae.data.images import Images, ImageSet, Subset
 from evae.data.levels import Scaling
+from evae.data.memory import Data, named
 from evae.data.record import META, Record
 from evae.data.rows import Source, StreamOptions, listed
 from evae.data.sources import find_source
@@ -103,7 +104,7 @@ class Store:
 
 
 def open_store(
-    data: str | Path,
+    data: Data,
     image_size: int | None = None,
     crop: int | None = None,
     on_bad_image: OnBadImage = "skip",
@@ -113,7 +114,8 @@ def open_store(
     """The images of ``data``, decoding them first if the cache does not have them; then the account is printed.
 
     Args:
-        data: see ``find_source``.
+        data: a name or path, see ``find_source``; or an array or tensor of images or a list of image files, which are
+            written to the cache (``evae.data.memory``).
         image_size: height and width to resize to; None: the source's own choice.
         crop: side of the centre crop in the images' pixels; None: the source's own choice, else the shorter side.
         on_bad_image: "skip" skips undecodable images with a warning that has their number and the first five names;
@@ -128,7 +130,7 @@ def open_store(
     """
     check_transform(image_size, crop)
     skip_bad = checks.one_of("on_bad_image", on_bad_image, get_args(OnBadImage)) == "skip"
-    source = _with_column(find_source(data), image_column)
+    source = _with_column(find_source(named(data)), image_column)
     size = source.size if image_size is None else image_size
     crop = source.crop if crop is None else crop
     key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()

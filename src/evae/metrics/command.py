@@ -16,6 +16,7 @@ from rich.text import Text
 from evae import checks
 from evae.console import Console, console
 from evae.data import ImageOptions, Store
+from evae.data.memory import Data, named
 from evae.errors import DataError, RunError
 from evae.files import digest, remove_leftovers
 from evae.metrics.features import load_extractor
@@ -41,7 +42,7 @@ MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANC
 @flat
 def evaluate(
     run_folder: Path,
-    data: str | None = None,
+    data: Data | None = None,
     images: ImageOptions = ImageOptions(),
     latents: Latents = "sample",
     seed: int = 0,
@@ -89,7 +90,7 @@ def evaluate(
         if value is not None:
             checks.whole_number(option, value)
     checks.one_of("latents", latents, get_args(Latents))
-    run, where = RunFolder(run_folder), resolve_device(device)
+    run, where, data = RunFolder(run_folder), resolve_device(device), None if data is None else named(data)
     model = run.model().to(where)
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)

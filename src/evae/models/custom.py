@@ -89,6 +89,9 @@ def check_buildable(model: Callable[[ImageShape], nn.Module], image_size: int | 
     ``image_size`` None tries 64, then 32. ConfigError if it can be built for none; nothing is checked where it holds a
     module that cannot be copied.
     """
+    if isinstance(model, nn.Module) or not callable(model):
+        what = f"an instance of {type(model).__name__}" if isinstance(model, nn.Module) else repr(model)
+        raise ConfigError(f"model must be a class, or a function of the images' shape that makes a model, not {what}")
     sizes = (64, 32) if image_size is None else (image_size,)
     errors = []
     for shape in [(channels, size, size) for size in sizes for channels in (3, 1)]:

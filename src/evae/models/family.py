@@ -74,12 +74,13 @@ class Family(VAE):
         super().__init__(image_shape, q, p, maps, pixels, objective)
         self._has_checked = False
 
-    def check_images(self, images: Tensor) -> None:
+    def check_images(self, images: object) -> None:
         """Raise ConfigError unless ``images`` are floating point in [0, 1] of shape (N, C, H, W).
 
         Values are looked at on the CPU; on another device, which would have to be waited for, only the first time.
         """
         super().check_images(images)
+        assert isinstance(images, Tensor)
         if not len(images) or self._has_checked or torch.compiler.is_compiling():
             return
         with suppress(RuntimeError):  # of transforms of functions, as vmap, whose tensors have no values yet

@@ -99,10 +99,16 @@ class VAE(Pretrained):
         self.check_images(images)
         return cast(Distribution, self.encoder(images))
 
-    def check_images(self, images: Tensor) -> None:
-        """Raise ConfigError unless ``images`` are floating point of shape (N, C, H, W)."""
+    def check_images(self, images: object) -> None:
+        """Raise ConfigError unless ``images`` are a tensor of floating point, of shape (N, C, H, W)."""
+        if not isinstance(images, Tensor):
+            use = "torch.as_tensor(images, dtype=torch.float32) makes a tensor of an array"
+            raise self.wrong_images(f"{type(images).__name__}; {use}")
         if images.shape[1:] != self.image_shape or not images.is_floating_point():
             raise self.wrong_images(f"{images.dtype} of shape {tuple(images.shape)}")
+        weights = next(self.parameters(), images).dtype
+        if images.dtype != weights and torch.float64 in (images.dtype, weights):
+            raise self.wrong_images(f"{images.dtype}, as its weights are {weights}; images.to({weights}) converts them")
 
     def wrong_images(self, given: str) -> ConfigError:
         """The error that says which images the model takes, and what was given instead."""

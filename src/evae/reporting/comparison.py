@@ -69,7 +69,7 @@ class _Row:
 
 
 def compare(
-    run_folders: list[Path],
+    run_folders: list[Path] | Path,
     out: Path | None = None,
     columns: str | None = None,
     device: str = "auto",
@@ -98,7 +98,7 @@ def compare(
         RunError: a folder is no run or has no evaluation, or the output cannot be written or would replace other files.
         DataError: a run's images are not there any more.
     """
-    folders = [RunFolder(folder) for folder in run_folders]
+    folders = [RunFolder(path) for path in ([run_folders] if isinstance(run_folders, str | Path) else run_folders)]
     names, evaluations = _names([folder.path for folder in folders]), [_evaluation(folder) for folder in folders]
     folder = Path("comparison") if out is None else Path(out)
     data = [path for run in folders for path in data_of(run)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evae.console import console
 from evae.data import ImageOptions, Images, Store, absolute, open_store, to_float
+from evae.data.memory import Data, named
 from evae.data.store import check_transform
 from evae.errors import ConfigError, DataError
 from evae.fitting import fit_prior
@@ -42,7 +43,7 @@ _CHOSEN_BY_HOLDOUT = (
 @flat
 @signals_as_exceptions()
 def train(
-    data: str,
+    data: Data,
     out: Path,
     model: Callable[[ImageShape], VAE] = EVAE,
     images: ImageOptions = ImageOptions(),
@@ -57,8 +58,9 @@ def train(
 
     Args:
         data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of images,
-            Parquet or Arrow files, or an .npz or .npy file. With hf-stream: before an id or a folder of Parquet files,
-            training images are read on demand instead of being decoded to the cache (experimental).
+            Parquet or Arrow files, an .npz or .npy file, or a .txt file that lists image files. With hf-stream: before
+            an id or a folder of Parquet files, training images are read on demand instead of being decoded to the cache
+            (experimental).
         out: the run folder to write.
         model: a family (see evae models) or an import path of your own, e.g. mypackage.nets.MyVAE; its hyperparameters
             are set by --model.NAME, e.g. --model.latent_dim 64.
@@ -76,7 +78,7 @@ def train(
         StoppedError: SIGTERM or SIGUSR1 came before the first step or after the last.
         DivergedError: the loss is not finite any more; the checkpoint before is kept.
     """
-    settings = Settings(images, recipe, run, compute, logging)
+    data, settings = named(data), Settings(images, recipe, run, compute, logging)
     deadline = None if run.time_limit is None else time.monotonic() + 60 * run.time_limit
     folder = RunFolder(Path(out))
     fabric = open_fabric(compute)
