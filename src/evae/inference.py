@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from itertools import count as counted
+from itertools import count as numbers
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
 from evae.outputs import Kind, check_output, check_output_folder, data_of, mark, parquet_mark
+from evae.rounding import counted
 from evae.runs import RunFolder
 from evae.runs.images import batches, images_for, preprocessing, transform_for
 from evae.runs.preprocessing import Found, Preprocessing, source_of
@@ -118,7 +119,7 @@ def sample(
     sizes = (min(_BATCH, count - start) for start in range(0, count, _BATCH))
     with seeded(seed):
         _write_samples((model.sample(size, prior).cpu() for size in sizes), count, path)
-    console.print(f"{count} samples of the {prior} prior in {path}", soft_wrap=True)
+    console.print(f"{counted(count, 'sample')} of the {prior} prior in {path}", soft_wrap=True)
     return path
 
 
@@ -228,7 +229,7 @@ def reconstruct(
         raise DataError(listed(bad, "; "))
     rows = dict(zip(("original", "reconstruction"), compared[0], strict=True))
     figures.save_rows(rows, out / "comparison.png", mark("reconstruction"))
-    console.print(f"{done} reconstructions and comparison.png in {out}", soft_wrap=True)
+    console.print(f"{counted(done, 'reconstruction')} and comparison.png in {out}", soft_wrap=True)
     if bad:
         noun = "file was" if len(bad) == 1 else "files were"
         warn(f"{len(bad)} {noun} not reconstructed: {listed(bad, '; ')}")
@@ -288,7 +289,7 @@ def encode(
         tables = iter([_table_of_source(run, model, source, images)])
     with replacing(out) as temporary:
         written = _write_codes(tables, temporary)
-    console.print(f"{written} latent codes in {out}", soft_wrap=True)
+    console.print(f"{counted(written, 'latent code')} in {out}", soft_wrap=True)
     return out
 
 
@@ -383,6 +384,6 @@ def _distinct(names: list[str]) -> list[str]:
     """The names, numbered where they are the same (or another output's)."""
     distinct = {"comparison": True}
     for name in names:
-        candidates = chain([name], (f"{name}-{number}" for number in counted(2)))
+        candidates = chain([name], (f"{name}-{number}" for number in numbers(2)))
         distinct[next(candidate for candidate in candidates if candidate not in distinct)] = True
     return list(distinct)[1:]

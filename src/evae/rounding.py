@@ -36,6 +36,15 @@ def with_error(value: float, error: float, digits: int = 1) -> str:
     return f"{value:z.{max(0, place)}f} ± {shown:.{max(0, place)}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "image"), counted(2000, "image")
+    ('1 image', '2,000 images')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _exponent(value: float, digits: int) -> int:
     """Of ten, once the value is rounded to ``digits`` significant digits."""
     return int(f"{value:.{digits - 1}e}".partition("e")[2])

@@ -17,6 +17,7 @@ from evae import EVAE, HVAE, WAE, evaluate, load_model, train
 from evae.cli import main
 from evae.data import open_store, to_float
 from evae.errors import ConfigError, DataError, RunError
+from evae.files import remove
 from evae.reporting.charts import points
 from evae.reporting.exploration import Survey, by_error, great_circle, interpolations, survey, traversals
 from evae.reporting.run_page import report
@@ -130,7 +131,7 @@ class TestPage:
         pixels = np.random.default_rng(0).integers(0, 256, (17, 16, 16), np.uint8)
         np.savez(tmp_path / "few.npz", x_train=pixels[:16], x_test=pixels[16:])
         page = Page(report(trained(WAE, str(tmp_path / "few.npz"), tmp_path / "run")))
-        assert "1 hold-out images above their reconstructions" in " ".join(image["alt"] for image in page.images)
+        assert "1 hold-out image above reconstructions" in " ".join(image["alt"] for image in page.images)
         assert "Interpolations" not in page.text
 
     def test_what_is_missing_is_said(self, copied, undrawn):
@@ -163,6 +164,18 @@ class TestPage:
         text = Page(report(copied)).text
         assert "None yet: run" in text
         assert "bce 77" in text
+
+    def test_a_model_alone(self, copied, undrawn):
+        """What was shared: no run, so that nothing is known of its images."""
+        for path in copied.iterdir():
+            if path.name not in ("config.json", "model.safetensors", "evaluation.json"):
+                remove(path)
+        page = Page(report(copied))
+        assert "It is a model alone" in page.text
+        assert "bce ↓" in page.text
+        assert [image["alt"] for image in page.images] == ["64 images decoded from draws of the model's own prior"]
+        (copied / "evaluation.json").unlink()
+        assert "Measurements None." in Page(report(copied)).text
 
     def test_a_model_that_cannot_be_imported(self, copied, undrawn):
         model = load_model(copied).train()
@@ -197,11 +210,20 @@ class TestConfiguration:
         weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "again")]
         assert weights[0] == weights[1]
 
+    def test_code_of_ones_own_needs_trust(self, copied, undrawn):
+        config = yaml.safe_load((copied / "config.yaml").read_text())
+        model = load_model(copied)
+        config["model"]["init_args"]["encoder"] = "mynets:body"
+        (copied / "config.yaml").write_text(yaml.safe_dump(config))
+        assert "config.yaml --trust-config --out runs/again" in Page(report(copied, model=model)).text
+
     def test_every_option_is_on_the_page(self, run):
         page = (run / "report.html").read_text()
         (shown,) = re.findall(r"config.yaml</summary>\s*<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
         config = yaml.safe_load(html.unescape(shown))
-        assert config == yaml.safe_load((run / "config.yaml").read_text())
+        wanted = yaml.safe_load((run / "config.yaml").read_text())
+        assert config == wanted | {"data": "blobs.npz"}
+        assert wanted["data"] not in (run / "report.html").read_text()
         assert config["model"]["init_args"]["latent_dim"] == 3
         assert config["batch_size"] == 16
 

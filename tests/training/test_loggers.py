@@ -65,7 +65,9 @@ def test_wandb(options, monkeypatch):
     assert seen.begun["config"]["batch_size"] == 8
     assert seen.begun["project"] == "evae"
     first = seen.begun["id"]
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
     train(logger="wandb", resume="auto", **options | {"epochs": 4})
+    assert seen.begun["project"] == "mine"
     assert seen.begun["id"] == first  # goes on in the same run
     assert seen.ended == 2
 
@@ -94,7 +96,7 @@ def test_trackio(options, monkeypatch):
 
 def test_a_logger_that_is_not_installed(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"pip install 'evae\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"the module wandb is missing; pip install 'evae\[wandb\]'"):
         train(logger="wandb", **options)
     with pytest.raises(ConfigError, match="logger must be one of tensorboard, wandb"):
         train(logger="stdout", **options)

@@ -26,6 +26,7 @@ from evae.reporting.exploration import originals
 from evae.reporting.pages import data_name, render
 from evae.reporting.ranking import LEVEL, Result, Verdict, basis, best, disagreement, incomparable, significant
 from evae.reporting.tables import Cell, Grid, latex, markdown, print_grid
+from evae.rounding import counted
 from evae.runs import RunFolder
 from evae.runs.evaluation import Evaluation, current_evaluation
 from evae.runs.images import own_images
@@ -108,7 +109,7 @@ def compare(
     rows = _rows(runs)
     grid, notes = _table(rows, columns)
     rates, rates_in_words = _rates(runs)
-    images = (f"{run.evaluation.count} images of {data_name(run.evaluation.data)}" for run in runs)
+    images = (f"{counted(run.evaluation.count, 'image')} of {data_name(run.evaluation.data)}" for run in runs)
     sources = " and on ".join(dict.fromkeys(images))
     page = render(
         "comparison.html",

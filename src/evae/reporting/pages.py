@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from evae.data.streams import PREFIX
 from evae.reporting import charts
+from evae.rounding import counted
 
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " "})
 _LATEX = str.maketrans(
@@ -45,6 +46,7 @@ def _environment() -> Environment:
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     environment.filters["data_name"] = data_name
+    environment.filters["counted"] = counted
     environment.filters["markdown"] = lambda text: text.translate(_MARKDOWN)
     environment.filters["latex"] = lambda text: text.translate(_LATEX)
     return environment

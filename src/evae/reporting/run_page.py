@@ -41,10 +41,11 @@ def report(
 ) -> Path:
     """Write an HTML report of a run: configuration, measurements, losses, reconstructions, samples and latents.
 
-    The page is one file, which needs neither the network nor the run. Measurements are those of evae evaluate.
+    The page is one file, which needs neither the network nor the run. Measurements are those of evae evaluate. Of the
+    path of the data it has the last part alone. A folder that holds a model alone gives a page without its images.
 
     Args:
-        run_folder: the folder of a trained run.
+        run_folder: the folder of a trained run, or of a model.
         out: the page; default: report.html in the run folder.
         seed: seed of the samples, and of the choice of images for interpolations.
         device: cpu, cuda or mps; auto: a GPU where there is one.
@@ -65,31 +66,37 @@ def report(
     check_output(path, "report", overwrite, default, data_of(run))
     with seeded(seed):
         model = evaluated((run.model() if model is None else model).to(resolve_device(device)))
-    config, evaluation = run.config(), current_evaluation(run)
+    evaluation = current_evaluation(run)
+    if run.is_run:
+        config = run.config()
+        config["data"] = pages.data_name(config["data"])
+    else:
+        config = {"model": model.class_path, **model.hyperparameters}
     others = [read_evaluation(run, path.name) for path in sorted(run.path.glob("evaluation-*.json"))]
     sections = evaluation.sections.values() if evaluation else ()
     rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]
-    store = own_images(run)
-    found = survey(model, store.holdout)
+    store = own_images(run) if run.is_run else None  # a model alone, as it is shared
+    found = survey(model, store.holdout) if store else None
     page = pages.render(
         "run.html",
         generator=page_mark("report"),
-        title=f"{type(model).__name__} on {config['data']}",
+        title=type(model).__name__ + (f" on {config['data']}" if store else ""),
         run=run,
         model=model,
         weights=sum(p.numel() for p in model.parameters()),
         store=store,
-        account=replace(store.account, source=Path(store.account.source).name),
+        account=replace(store.account, source=pages.data_name(store.account.source)),
         found=found,
+        trust=_is_own_code(config),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip(),
         evaluation=evaluation,
         others=others,
         panels=charts.training_panels(run, model),
-        reconstructions=_reconstructions(model, store.holdout, found),
+        reconstructions=_reconstructions(model, store.holdout, found) if store and found else (),
         fitted=model.read_prior(),
         samples=[_samples(model, store, prior, seed) for prior in priors(model)],
-        interpolations=_interpolations(model, store.holdout, found, seed),
-        traversals=traversals(model, found, _SHOWN, _STEPS),
+        interpolations=_interpolations(model, store.holdout, found, seed) if store and found else (),
+        traversals=traversals(model, found, _SHOWN, _STEPS) if found else (),
         rates=sorted(rates, reverse=True),
         legend=legend,
     )
@@ -98,10 +105,22 @@ def report(
     return path
 
 
-def _samples(model: VAE, store: Store, prior: Prior, seed: int) -> tuple[Prior, Tensor, Tensor, list[float]]:
+def _is_own_code(config: dict[str, Any]) -> bool:
+    """Whether it names a class or networks that are not evae's."""
+    model = config["model"]
+    named = model.get("init_args") or {} if isinstance(model, dict) else config
+    path = model["class_path"] if isinstance(model, dict) else model
+    return not path.startswith("evae.") or any(named.get(network) for network in ("encoder", "decoder"))
+
+
+def _samples(
+    model: VAE, store: Store | None, prior: Prior, seed: int
+) -> tuple[Prior, Tensor, Tensor | None, list[float]]:
     """A prior, 64 samples of it, the first of these above their nearest training images, and their distances."""
     with seeded(seed):
         samples = model.sample(64, prior).cpu()
+    if store is None:
+        return prior, samples, None, []
     distances, rows = nearest_training_images(samples[:_SHOWN], store)
     nearest = to_float(store.train.read(rows.numpy()))
     return prior, samples, torch.cat([samples[:_SHOWN], nearest]), distances.tolist()

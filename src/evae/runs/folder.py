@@ -30,6 +30,7 @@ from evae.errors import RunError
 from evae.files import remove, remove_leftovers, write_atomically
 from evae.models import VAE
 from evae.records import RecordError, read_bytes
+from evae.rounding import counted
 from evae.runs.records import Progress, read_config, read_lines
 from evae.yaml_files import YamlError
 
@@ -236,7 +237,9 @@ class RunFolder:
         """Raise RunError where the run has been trained for more than ``epochs``."""
         trained = max((line["epoch"] for line in self.epochs()), default=0)
         if trained > epochs:
-            raise RunError(f"{self} has been trained for {trained} epochs; --epochs {epochs} cannot resume it")
+            raise RunError(
+                f"{self} has been trained for {counted(trained, 'epoch')}; --epochs {epochs} cannot resume it"
+            )
 
     def append_metrics(self, line: dict[str, Any], progress: Progress) -> None:
         """Add a line to metrics.jsonl and record its new length in ``progress``.

@@ -21,6 +21,7 @@ from evae.fitting import fit_prior
 from evae.fitting.kinds import check_fittable
 from evae.models import EVAE, VAE, ImageShape, check_buildable
 from evae.numerics import seeded
+from evae.rounding import counted
 from evae.runs import Progress, RunFolder
 from evae.runs.checkpoints import trained_images
 from evae.settings import flat
@@ -99,8 +100,7 @@ def train(
         if progress is not None:
             trained = progress.step // (len(store.train) // recipe.batch_size)
             early = f", {recipe.patience} of them without a lower validation loss" if trained < recipe.epochs else ""
-            epochs = f"{trained} epoch{'s' * (trained > 1)}"
-            done = f"{folder}: trained for {epochs}{early}; evae evaluate {folder} measures it"
+            done = f"{folder}: trained for {counted(trained, 'epoch')}{early}; evae evaluate {folder} measures it"
             console.print(done, soft_wrap=True)
         if progress is not None and run.fit_prior and fabric.is_global_zero:
             fit_prior(folder.path, kind=run.fit_prior, seed=recipe.seed, device=fabric.device.type)

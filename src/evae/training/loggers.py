@@ -1,5 +1,6 @@
 """Experiment loggers, as functions that take a line of metrics.jsonl and the step."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,7 +21,8 @@ def check_logger(name: LoggerName) -> None:
     try:
         import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--logger {name} needs the extra: pip install 'evae[{name}]'") from error
+        missing = f"the module {error.name} is missing; pip install 'evae[{name}]' installs it"
+        raise ConfigError(f"--logger {name} cannot be used: {missing}") from error
 
 
 def open_logger(name: LoggerName | None, out: Path, config: dict[str, Any]) -> AbstractContextManager[Log]:
@@ -97,7 +99,8 @@ def _wandb(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import wandb
 
     run_id = blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()  # a resumed run continues its log
-    with wandb.init(project="evae", name=out.name, id=run_id, resume="allow", dir=out, config=config) as run:
+    project = os.environ.get("WANDB_PROJECT") or "evae"
+    with wandb.init(project=project, name=out.name, id=run_id, resume="allow", dir=out, config=config) as run:
         yield lambda line, step: run.log(line, step=step)
 
 
@@ -105,7 +108,7 @@ def _wandb(out: Path, config: dict[str, Any]) -> Iterator[Log]:
 def _mlflow(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     import mlflow
 
-    mlflow.set_experiment("evae")
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "evae")
     with mlflow.start_run(run_name=out.name):
         mlflow.log_dict(config, "config.yaml")
         yield lambda line, step: mlflow.log_metrics(line, step=step)
