@@ -10,10 +10,13 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from evae.commandline.streams import usable_streams
 from evae.errors import EvaeError, printable
+
+if TYPE_CHECKING:
+    from evae.commandline.options import Options
 
 _INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells report it
 
@@ -65,7 +68,8 @@ Kernel-based variational autoencoders: train, evaluate, sample.
 
 {}
 
-Run 'evae COMMAND --help' for its options, 'evae --version' for the version."""
+Run 'evae COMMAND --help' for its options, 'evae --version' for the version, 'evae --print-completion SHELL' for a
+script that completes commands and options in bash, zsh or fish."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +101,8 @@ def _main(arguments: list[str]) -> int:
 
 
 def _answer(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_OVERVIEW.format("\n".join(f"  {name:<12} {command.summary}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
@@ -105,14 +111,36 @@ def _answer(arguments: list[str]) -> int:
 
         print(f"evae {__version__}")
         return 0
+    option, _, value = arguments[0].partition("=")
+    if option.replace("_", "-") == "--print-completion":
+        print(_completion([*filter(None, [value]), *arguments[1:]]), end="")
+        return 0
     _run(arguments[0].replace("_", "-"), arguments[1:])
     return 0
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    """Parse the options, which is quick, then import the function and call it."""
+def _completion(shell: list[str]) -> str:
+    """The script of --print-completion."""
+    from evae.commandline.completion import script
+    from evae.commandline.parameters import UsageError
+
+    if len(shell) != 1:
+        raise UsageError("--print-completion takes the name of a shell: bash, zsh or fish")
+    return script(shell[0], {name: _options(name).completions() for name in COMMANDS})
+
+
+def _options(name: str) -> "Options":
+    """The options of a command, read from the source of its function."""
     from evae.commandline.declarations import declared
     from evae.commandline.options import Options
+
+    command = COMMANDS[name]
+    function = declared(command.module, name.replace("-", "_"))
+    return Options(function, command.positional, command.first, command.hidden)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Parse the options, which is quick, then import the function and call it."""
     from evae.commandline.parameters import UsageError, did_you_mean
 
     if name not in COMMANDS:
@@ -121,8 +149,7 @@ def _run(name: str, arguments: list[str]) -> None:
     command, function = COMMANDS[name], name.replace("-", "_")
     if str(Path.cwd()) not in sys.path:  # where python -m would look for the user's modules
         sys.path.insert(0, str(Path.cwd()))
-    declaration = declared(command.module, function)
-    options = Options(declaration, command.positional, command.first, command.hidden).parse(arguments)
+    options = _options(name).parse(arguments)
     if command.file is not None and (path := options[command.file]) is not None and path.is_dir():
         raise UsageError(f"--{command.file} {path} is a folder; name the file to write")
     _prepare_process()

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from evae.commandline import syntax
 from evae.commandline.configuration import check_trusted, read_configuration, words_of
-from evae.commandline.families import Family, families_with, find_family
+from evae.commandline.families import Family, families, families_with, find_family
 from evae.commandline.help import OptionHelp, dashed
 from evae.commandline.parameters import Parameter, UsageError, did_you_mean, parameters, title
 from evae.errors import EvaeError, first_line
@@ -119,6 +119,17 @@ class Options:
             general.add_argument(
                 "--print_config", action="store_true", help="print all options as such a file, and stop"
             )
+
+    def completions(self) -> dict[str, tuple[str, ...]]:
+        """The options as they are typed, each with its possible values; none where it takes others."""
+        named = {dashed(f"--{name}"): p for name, p in self._by_name.items() if name not in self.positional}
+        found = {option: parameter.choices for option, parameter in named.items()}
+        if self.has_model:
+            found["--model"] = tuple(families())
+            every = (p for name in families() for p in find_family(name).hyperparameters)
+            found |= {f"--model.{p.name}": p.choices for p in every}
+        general = ["--help", "--config", "--trust-config", "--print-config"]
+        return found | dict.fromkeys(general if len(self._by_name) > len(self.positional) else general[:1], ())
 
     def parse(self, arguments: list[str]) -> dict[str, Any]:
         """The function's arguments, those of its dataclasses by field; ``model`` is a factory of the chosen family.

@@ -7,7 +7,7 @@ from inspect import Parameter as Signed
 from inspect import Signature, signature
 from pathlib import Path
 from types import NoneType
-from typing import Any, Union, get_args, get_origin, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, is_typeddict
 
 from docstring_parser import parse
 
@@ -39,6 +39,12 @@ class Parameter:
         kinds = {Path if kind is Path else str if kind is str else _without(kind) for kind in self._kinds}
         texts = kinds & {Path, str}
         return (str if str in texts else Path) if texts and kinds <= {*texts, NoneType} else None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Its possible values, where only some are."""
+        literals = [value for kind in self._kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        return tuple(map(str, literals))
 
     @property
     def _kinds(self) -> tuple[Any, ...]:
