@@ -531,7 +531,13 @@ def test_every_family_works_with_every_command(model, blobs, tmp_path, capsys):
 def test_models_are_listed(capsys):
     assert evae("models") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for expected in ("HVAE The hyperspherical VAE", "beta 4", "samples 5", "pseudo_inputs 500", "networks paper"):
+    for expected in (
+        "HypersphericalVAE Latents",
+        "beta 4",
+        "samples 5",
+        "pseudo_inputs 500",
+        "networks paper",
+    ):
         assert expected in text
     assert evae("models", "--nope") == 2
 

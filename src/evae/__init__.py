@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evae.models import WAE as WAE
     from evae.models import BetaVAE as BetaVAE
     from evae.models import GaussianVAE as GaussianVAE
+    from evae.models import HypersphericalVAE as HypersphericalVAE
     from evae.models import PowerSphericalVAE as PowerSphericalVAE
     from evae.models import Terms as Terms
     from evae.models import VampVAE as VampVAE
@@ -39,7 +40,7 @@ _HOMES = {
     "inference": "encode load_images load_model reconstruct sample",
     "inspection": "inspect",
     "metrics": "evaluate",
-    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE PowerSphericalVAE Terms VampVAE",
+    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE HypersphericalVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",
     "training": "train",
 }

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional
 
-from evae import EVAE, RAE, VAE, GaussianVAE
+from evae import EVAE, HVAE, RAE, VAE, GaussianVAE, HypersphericalVAE, load_model
+from evae.cli import main
 from evae.distributions import KERNELS, KernelPosterior
 from evae.errors import ConfigError
 from evae.models.encoders import PointEncoder
@@ -341,3 +342,18 @@ def test_networks_that_do_not_fit_or_must_not_be_touched():
     for shape in ((1, 16), (1.0, 16.0, 16.0), 16):
         with pytest.raises(ConfigError, match="image_shape must be"):
             EVAE(shape)
+
+
+def test_an_older_name_of_a_family(blobs, tmp_path):
+    """HVAE is the paper's name of HypersphericalVAE: the same class, of which one name is recorded."""
+    words = ["train", "--data", blobs, "--out", str(tmp_path / "a"), "--model", "HVAE", "--model.latent_dim", "3"]
+    words += ["--image-size", "16", "--batch-size", "16", "--accelerator", "cpu", "--epochs"]
+    assert main([*words, "1"]) == 0
+    config, model = tmp_path / "a" / "config.yaml", tmp_path / "a" / "config.json"
+    for file in (config, model):
+        assert "evae.HypersphericalVAE" in file.read_text()
+        file.write_text(file.read_text().replace("evae.HypersphericalVAE", "evae.HVAE"))
+    assert type(load_model(tmp_path / "a")) is HVAE is HypersphericalVAE
+    assert main([*words, "2", "--resume", "auto"]) == 0
+    config.write_text(config.read_text().replace("evae.HypersphericalVAE", "evae.HVAE"))
+    assert main(["train", "--config", str(config), "--out", str(tmp_path / "b"), "--epochs", "1"]) == 0

@@ -43,7 +43,8 @@ class Family:
 
     def is_called(self, path: str | None) -> bool:
         """Whether a name or class path is the family's."""
-        return path is not None and path.replace(":", ".") in (self.path, *([] if self.is_own else [self.name]))
+        names = (self.path, *([] if self.is_own else [self.name]))
+        return path is not None and canonical(path.replace(":", ".")) in names
 
     def factory(self, arguments: dict[str, Any]) -> Any:
         """The family with its hyperparameters, waiting for the images' shape.
@@ -59,6 +60,12 @@ class Family:
         return partial(import_object(self.path, "model"), **arguments)
 
 
+def canonical(path: str) -> str:
+    """A class path or name, an alias replaced by the name of the family."""
+    prefix = "evae." if path.startswith("evae.") else ""
+    return prefix + declared("evae.models", "ALIASES").get(path.removeprefix("evae."), path.removeprefix("evae."))
+
+
 def is_evae(path: str) -> bool:
     """Whether a class path names one of evae's families."""
     return path.removeprefix("evae.") in families()
@@ -71,7 +78,7 @@ def find_family(path: str) -> Family:
         UsageError: there is no such family, or it is no class of models.
         ConfigError: the module cannot be imported.
     """
-    known = families()
+    known, path = families(), canonical(path)
     if is_evae(path):
         name = path.removeprefix("evae.")
         return Family(f"evae.{name}", known[name], is_own=False)

@@ -3,6 +3,7 @@
 from evae.models.custom import check_buildable
 from evae.models.families import (
     AE,
+    ALIASES,
     EVAE,
     FAMILIES,
     HVAE,
@@ -11,6 +12,7 @@ from evae.models.families import (
     WAE,
     BetaVAE,
     GaussianVAE,
+    HypersphericalVAE,
     PowerSphericalVAE,
     VampVAE,
 )
@@ -20,6 +22,7 @@ from evae.models.vae import VAE, Terms
 
 __all__ = [
     "AE",
+    "ALIASES",
     "EVAE",
     "FAMILIES",
     "HVAE",
@@ -30,6 +33,7 @@ __all__ = [
     "BetaVAE",
     "Elbo",
     "GaussianVAE",
+    "HypersphericalVAE",
     "ImageShape",
     "KernelPenalty",
     "PowerSphericalVAE",

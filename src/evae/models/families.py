@@ -266,8 +266,10 @@ class RAE(Family):
         super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **shared)
 
 
-class HVAE(Family):
-    """The hyperspherical VAE (Davidson et al., UAI 2018, as S-VAE): von Mises-Fisher posterior, uniform prior, ELBO.
+class HypersphericalVAE(Family):
+    """Latents on a sphere (Davidson et al., UAI 2018, as S-VAE): von Mises-Fisher posterior, uniform prior, ELBO.
+
+    The paper of EVAE calls it HVAE, which is an alias here; elsewhere HVAE is the Hamiltonian VAE.
 
     Its latents are points of the unit sphere of R^d; ``encode`` gives the posterior's mean direction.
 
@@ -287,8 +289,11 @@ class HVAE(Family):
         return q.mode
 
 
-class PowerSphericalVAE(HVAE):
-    """An HVAE with the power spherical posterior, which is drawn without rejection (De Cao and Aziz 2020).
+HVAE = HypersphericalVAE
+
+
+class PowerSphericalVAE(HypersphericalVAE):
+    """A HypersphericalVAE with the power spherical posterior, which is drawn without rejection (De Cao and Aziz 2020).
 
     Args:
         latent_dim: d, at least 2, of the space around the sphere, which has d - 1 dimensions itself.
@@ -299,5 +304,6 @@ class PowerSphericalVAE(HVAE):
 
 FAMILIES: dict[str, type[Family]] = {
     family.__name__: family
-    for family in (EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE, HVAE, PowerSphericalVAE)
+    for family in (EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE, HypersphericalVAE, PowerSphericalVAE)
 }
+ALIASES = {"HVAE": "HypersphericalVAE"}  # names that --model and older runs may have

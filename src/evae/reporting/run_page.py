@@ -85,7 +85,7 @@ def report(
         model=model,
         weights=sum(p.numel() for p in model.parameters()),
         store=store,
-        account=replace(store.account, source=pages.data_name(store.account.source)),
+        account=replace(store.account, source=pages.data_name(store.account.source)) if store else None,
         found=found,
         trust=_is_own_code(config),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip(),

@@ -28,7 +28,7 @@ from evae.console import warn
 from evae.data import Account
 from evae.errors import RunError
 from evae.files import remove, remove_leftovers, write_atomically
-from evae.models import VAE
+from evae.models import ALIASES, VAE
 from evae.records import RecordError, read_bytes
 from evae.rounding import counted
 from evae.runs.records import Progress, read_config, read_lines
@@ -228,6 +228,8 @@ class RunFolder:
         """Raise RunError, naming the settings that differ, but for those that are ``free``."""
         old, new = _flat(_plain(defaults) | self.config()), _flat(_plain(config))
         free = free | (_FREE - {"epochs"} if config.get("decay") == "cosine" else _FREE)
+        if (alias := str(old.get("model.class_path")).removeprefix("evae.")) in ALIASES:
+            old["model.class_path"] = f"evae.{ALIASES[alias]}"
         differing = [k for k in sorted(old) if k.split(".")[0] not in free and old[k] != new.get(k)]
         if differing:
             listed = "; ".join(f"{key}: {old[key]} in the run, {new.get(key)} now" for key in differing)
