@@ -525,3 +525,41 @@ class TestHostile:
         (tmp_path / "d.npz").write_bytes(content.replace(b"(9, 12, 12)", b"(9, 12, 99)"))
         with pytest.raises(DataError, match=r"d\.npz"):
             open_store(tmp_path / "d.npz")
+
+
+def test_the_folder_of_a_third_person(tmp_path, capsys):
+    """All at once: transparency, palettes, HEIC among JPEG, dangling links, an unreadable class, copies of images."""
+    folder = tmp_path / "d"
+    for split, count in (("Training", 24), ("Testing", 8)):
+        for offset, name in enumerate(("bird", "cat", "dog")):
+            path = folder / split / name
+            path.mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(picture(1000 * offset + 100 * len(split) + i))
+                mode = ("L", "RGB", "RGBA", "P")[i % 4]
+                image.convert(mode).save(path / f"{i}.{'jpg' if mode == 'RGB' else 'png'}")
+    for i in (0, 2):
+        (folder / "Testing" / "cat" / f"copy-{i}.png").write_bytes(
+            (folder / "Training" / "cat" / f"{i}.png").read_bytes()
+        )
+    (folder / "Training" / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "Training" / "dog" / "link.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "Training" / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "notes.txt").write_text("mine")
+    fill(folder / "Training" / "secret", range(3)).chmod(0)
+    is_root = os.access(folder / "Training" / "secret", os.R_OK)  # who may read everything
+    store = open_store(folder)
+    assert (len(store.train), len(store.holdout)) == (72 + 3 * is_root, 26)
+    assert set(store.class_names) == {"bird", "cat", "dog"} | ({"secret"} if is_root else set())
+    assert store.account.duplicates == 2
+    text = said(capsys)
+    for part in (
+        "1 links that lead nowhere (Training/dog/link.jpg",
+        "1 .heic files, which are not read (Training/cat/IMG_1.HEIC)",
+        "1 .txt files, which are not read (notes.txt)",
+        "1 bad images (Training/dog/broken.jpg",
+        "(folders: Testing, Training)",
+        "duplicates: 2 hold-out images are training images, too",
+        *([] if is_root else ["1 folders that cannot be read (Training/secret: Permission denied)"]),
+    ):
+        assert part in text
