@@ -500,6 +500,7 @@ class TestOddInput:
                 "IWAE --model.samples 2 --model.gradient doubly-reparameterised",
                 "WAE --model.scales [0.5,2]",
                 "RAE --model.regularisation gradient-penalty",
+                "BoundedVAE --model.prior kernel",
                 "PowerSphericalVAE",
                 "EVAE --model.kernel spherical_epanechnikov",
             )

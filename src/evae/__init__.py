@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evae.models import VAE as VAE
     from evae.models import WAE as WAE
     from evae.models import BetaVAE as BetaVAE
+    from evae.models import BoundedVAE as BoundedVAE
     from evae.models import GaussianVAE as GaussianVAE
     from evae.models import HypersphericalVAE as HypersphericalVAE
     from evae.models import PowerSphericalVAE as PowerSphericalVAE
@@ -40,7 +41,8 @@ _HOMES = {
     "inference": "encode load_images load_model reconstruct sample",
     "inspection": "inspect",
     "metrics": "evaluate",
-    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE GaussianVAE HypersphericalVAE PowerSphericalVAE Terms VampVAE",
+    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE BoundedVAE "
+    "GaussianVAE HypersphericalVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",
     "training": "train",
 }

@@ -56,9 +56,7 @@ COMMANDS = {
     "fit-prior": _Command("evae.fitting", "fit a prior to a run's codes, for samples", ("run_folder",)),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),
-    "inspect": _Command(
-        "evae.inspection", "show what evae train would find in your images", ("data",), hidden=("show",), file="out"
-    ),
+    "inspect": _Command("evae.inspection", "show what evae train would find in your images", ("data",), file="out"),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 

@@ -1,6 +1,6 @@
 """One of each kind of model, by name."""
 
-from evae import AE, EVAE, HVAE, IWAE, RAE, WAE, BetaVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae import AE, EVAE, HVAE, IWAE, RAE, WAE, BetaVAE, BoundedVAE, GaussianVAE, PowerSphericalVAE, VampVAE
 
 SHAPE = (1, 16, 16)
 FAMILIES = {
@@ -8,6 +8,8 @@ FAMILIES = {
     "EVAE, Gaussian prior": lambda *args, **kwargs: EVAE(*args, prior="gaussian", **kwargs),
     "EVAE, ELBO": lambda *args, **kwargs: EVAE(*args, prior="gaussian", objective="elbo", **kwargs),
     "EVAE, spherical": lambda *args, **kwargs: EVAE(*args, kernel="spherical_epanechnikov", **kwargs),
+    "BoundedVAE": BoundedVAE,
+    "BoundedVAE, kernel prior": lambda *args, **kwargs: BoundedVAE(*args, prior="kernel", **kwargs),
     "GaussianVAE": GaussianVAE,
     "BetaVAE": BetaVAE,
     "IWAE": IWAE,

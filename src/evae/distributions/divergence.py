@@ -1,7 +1,8 @@
 """Divergences between posterior and prior: a *penalty* is a surrogate, a *KL* is exact, a *bound* is a proven bound.
 
 Importing this module registers exact KL divergences with ``torch.distributions.kl_divergence``:
-KernelPosterior or Kernel against Normal or Uniform, and the uniform, Gaussian and Laplace kernels against their like.
+KernelPosterior or Kernel against Normal or Uniform, and against their like the Gaussian, the Laplace and the bounded
+kernels (1 - t²)^m: uniform, Epanechnikov, biweight and triweight.
 They are computed in float64 (where the device has it), are never negative, and have the type of their arguments.
 """
 
@@ -15,9 +16,10 @@ from torch.distributions import Distribution, Normal, Uniform
 from torch.distributions.kl import register_kl
 
 from evae.distributions.ball import SphericalEpanechnikov
+from evae.distributions.bounded import POWERS, kl_same_shape
 from evae.distributions.entropy import negentropy
 from evae.distributions.kernel import Kernel
-from evae.distributions.kernels import GaussianKernel, LaplaceKernel, UniformKernel
+from evae.distributions.kernels import GaussianKernel, LaplaceKernel
 from evae.distributions.posterior import KernelPosterior
 from evae.distributions.quadrature import double, posterior_panels
 
@@ -116,10 +118,8 @@ def _inside(q: KernelPosterior | Kernel, p: Uniform) -> Tensor:
     return (support.lower_bound >= p.low) & (support.upper_bound <= p.high)
 
 
-@_exact(UniformKernel, UniformKernel)
-def _kl_uniform(q: UniformKernel, p: UniformKernel) -> Tensor:
-    inside = (q.loc - q.scale >= p.loc - p.scale) & (q.loc + q.scale <= p.loc + p.scale)
-    return torch.where(inside, (p.scale / q.scale).log(), math.inf)
+for _shape in POWERS:
+    _exact(_shape, _shape)(kl_same_shape)
 
 
 @_exact(GaussianKernel, GaussianKernel)

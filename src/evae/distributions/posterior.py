@@ -24,8 +24,9 @@ def coordinates(distribution: Distribution) -> Distribution:
 def posterior_spread(q: Distribution) -> tuple[str | None, Tensor | None]:
     """Name and values of the parameter of a posterior's width: r, a standard deviation or a concentration."""
     base = coordinates(q)
-    normal = ("standard deviation", base.scale) if isinstance(base, Normal) else (None, None)
-    return getattr(base, "spread", normal)
+    if isinstance(base, Normal):
+        return "standard deviation", base.scale
+    return ("r", base.scale) if isinstance(base, Kernel) else getattr(base, "spread", (None, None))
 
 
 class SmoothedPrior(Expandable):

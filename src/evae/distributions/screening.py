@@ -7,7 +7,8 @@ pair that does not matter never reaches.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -149,7 +150,7 @@ class SphereScreen(_QuadraticScreen):
 
 
 class MarginalScreen(Screen):
-    r"""Kernel posteriors: sums over dimensions of bounds of the marginals.
+    r"""Kernel posteriors, and bounded kernels by themselves: sums over dimensions of bounds of the marginals.
 
     A marginal at a distance t from its centre has ln q(t) ≤ peak - slope · max(0, t - knee): q is the convolution of
     symmetric log-concave densities, so that a tangent of ln q is above it, and so is its value at 0. Where kernel and
@@ -162,11 +163,14 @@ class MarginalScreen(Screen):
     def __init__(self, components: Distribution) -> None:
         super().__init__(components)
         base = coordinates(components)
-        assert isinstance(base, KernelPosterior)
-        self._bounded = base.kernel.bounded and isinstance(base.prior, Uniform)
+        assert isinstance(base, Kernel | KernelPosterior)
+        marginals: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+        if isinstance(base, Kernel):
+            self._bounded, marginals = True, partial(_highest, type(base))
+        else:
+            self._bounded, marginals = base.kernel.bounded and isinstance(base.prior, Uniform), _Marginals(base)
         self._order = self._informative_order()
-        marginals = _Marginals(base)
-        loc = base.kernel.loc
+        loc = parameters_of(components)["loc"]
         self._centre, self._slope, self._knee = (
             torch.empty(loc.shape, dtype=torch.float32, device=loc.device) for _ in range(3)
         )
@@ -212,16 +216,17 @@ class MarginalScreen(Screen):
         beyond = distance.sub_(self._knee[:, block][row]).clamp_(min=0)
         return beyond.mul_(self._slope[:, block][row]).sum(1)
 
-    def _fill(self, rows: slice, marginals: "_Marginals") -> Tensor:
+    def _fill(self, rows: slice, marginals: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """The bounds of some posteriors, dimensions in order; returns their peaks (n,)."""
         base = coordinates(select(self.components, rows))
-        assert isinstance(base, KernelPosterior)
+        assert isinstance(base, Kernel | KernelPosterior)
         centre, width, spread = _geometry(base)
         peak, slope, knee = marginals(width, spread)
         if self._bounded:
             knee = width + spread / 2
-            eps = torch.finfo(base.kernel.loc.dtype).eps
-            knee = knee + 8 * eps * (centre.abs() + base.prior.mean.abs() + knee)  # as log_prob widens it, and more
+            eps = torch.finfo(base.mean.dtype).eps
+            around = 0.0 if isinstance(base, Kernel) else base.prior.mean.abs()
+            knee = knee + 8 * eps * (centre.abs() + around + knee)  # as log_prob widens it, and more
             slope = 1e8 * _FLOOR / knee  # times the least excess in float32, 1e-7 of the knee
         # A float32 distance is off by at most eps (t + |centre|), and the rest by relative rounding.
         knee = knee * (1 + 8 * _EPS) + 4 * _EPS * centre.abs()
@@ -289,8 +294,15 @@ def _tangents(kernel: type[Kernel], uniform: bool, width: Tensor) -> tuple[Tenso
     return q.log_density_at(zero) + _ERROR, intercept, slope
 
 
-def _geometry(base: KernelPosterior) -> tuple[Tensor, Tensor, Tensor]:
+def _highest(kernel: type[Kernel], width: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of bounded kernels by themselves: the peak; slope and knee are those of their support."""
+    return kernel._log_density(torch.zeros_like(width)) - width.log() + _ERROR, width, width
+
+
+def _geometry(base: Kernel | KernelPosterior) -> tuple[Tensor, Tensor, Tensor]:
     """Centre, kernel's width and prior's spread of each coordinate, float64."""
+    if isinstance(base, Kernel):
+        return double(base.loc), double(base.scale), torch.zeros_like(double(base.scale))
     bandwidth = double(base.bandwidth)
     centre = bandwidth * double(base.kernel.loc) + double(base.prior.mean)
     return centre, bandwidth * double(base.kernel.scale), double(base.support_length)

@@ -12,14 +12,14 @@ from evae.distributions.kernel import Kernel
 from evae.distributions.point import PointMass
 from evae.distributions.posterior import KernelPosterior, SmoothedPrior, coordinates
 
-_Posterior = Normal | KernelPosterior | SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass
+_Posterior = Normal | Kernel | KernelPosterior | SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass
 
 
 def parameters_of(q: Distribution) -> dict[str, Tensor]:
     """What differs between the N posteriors of a batch, tensors whose first axis is N.
 
-    They are ``loc`` and ``scale`` of normal and kernel posteriors, each (N, d), the kernel's before the bandwidth is
-    applied; ``loc`` (N, d) and ``concentration`` (N,) on the sphere; ``loc`` (N, d) of point masses. A kernel
+    They are ``loc`` and ``scale`` of normals, kernels and kernel posteriors, each (N, d), the last before the bandwidth
+    is applied; ``loc`` (N, d) and ``concentration`` (N,) on the sphere; ``loc`` (N, d) of point masses. A kernel
     posterior's bandwidth and prior belong to the model.
 
     Args:
@@ -55,7 +55,7 @@ def with_parameters(like: Distribution, tensors: Mapping[str, Tensor]) -> Distri
     if isinstance(base, SmoothedPrior):
         return _smoothed(base, tensors, *_shared(base))
     posterior = type(base)(**tensors, validate_args=False)
-    return _as_vectors(posterior) if isinstance(base, Normal) else posterior
+    return _as_vectors(posterior) if isinstance(base, Normal | Kernel) else posterior
 
 
 def select(q: Distribution, rows: Tensor | slice) -> Distribution:
@@ -66,8 +66,8 @@ def select(q: Distribution, rows: Tensor | slice) -> Distribution:
 def widened(q: Distribution, factor: float) -> Distribution:
     """Posteriors with the same centres c, ``factor`` times as wide: where they are vectors, the law of c + h·(Z - c).
 
-    A normal's scale is multiplied by h; so are a kernel's scale and the spread of its prior about its mean. On the
-    sphere the concentration is divided by h², which for large concentrations multiplies angles by h.
+    A normal's or a kernel's scale is multiplied by h; so are a kernel's scale and the spread of its prior about its
+    mean. On the sphere the concentration is divided by h², which for large concentrations multiplies angles by h.
 
     Raises:
         NotImplementedError: the posterior has no density.
@@ -84,7 +84,7 @@ def widened(q: Distribution, factor: float) -> Distribution:
         bandwidth, prior = _shared(base)
         tensors["scale"] = factor * tensors["scale"]
         return _smoothed(base, tensors, bandwidth, _widened_prior(prior, factor))
-    if isinstance(base, Normal):
+    if isinstance(base, Normal | Kernel):
         return with_parameters(q, {**tensors, "scale": factor * tensors["scale"]})
     return with_parameters(q, {**tensors, "concentration": tensors["concentration"] / factor**2})
 
@@ -107,7 +107,7 @@ def _base(q: Distribution) -> _Posterior:
     """The posterior itself, or that of its coordinates, once it is known to be one of evae's."""
     base = coordinates(q)
     if isinstance(q, Independent):
-        known = isinstance(base, Normal | KernelPosterior) and q.reinterpreted_batch_ndims == 1
+        known = isinstance(base, Normal | Kernel | KernelPosterior) and q.reinterpreted_batch_ndims == 1
     else:
         known = isinstance(base, SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass)
     if not known:

@@ -21,9 +21,11 @@ from evae.distributions import (
     matched_scale,
 )
 from evae.models.networks import ImageShape, count_features
+from evae.models.priors import KernelPrior, UniformPrior
 
 # ln of 1e-8 and 1e6: beyond them 1/r and r² approach the ends of float32's range.
 _LOG_SPREAD = (-18.42, 13.82)
+_INITIAL_LOG_ODDS = -2.0  # of r as a share of B/2
 _LOG_CONCENTRATION = (math.log(1e-3), math.log(1e5))
 
 
@@ -117,6 +119,37 @@ class KernelEncoder(LocScaleEncoder):
         coordinate = cast(Uniform | Normal, coordinates(prior))
         posterior = KernelPosterior(kernel, coordinate, self.bandwidth, validate_args=False)
         return Independent(posterior, 1, validate_args=False)
+
+
+class BoundedEncoder(Encoder):
+    """Kernels inside [-B/2, B/2]: half-width r = (B/2)·σ(s), centre μ = (B/2 - r)·tanh(m); s and m are its heads.
+
+    B/2 is taken 8 roundings smaller, so that no draw and no support is rounded out of the interval. r is at least
+    1e-8·B/2.
+
+    Args:
+        kernel: class of the kernel, of bounded support.
+        prior: module with the support length B of each latent, ``spread``.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        image_shape: ImageShape,
+        latent_dim: int,
+        kernel: type[Kernel],
+        prior: UniformPrior | KernelPrior,
+    ) -> None:
+        super().__init__(body, image_shape, latent_dim, log_odds=latent_dim)
+        self.kernel, self.prior = kernel, prior
+
+    def forward(self, images: Tensor) -> Distribution:
+        loc, log_odds = self.outputs(images)
+        rounding = torch.finfo(loc.dtype).eps
+        half = self.prior.spread / 2 * (1 - 8 * rounding)
+        scale = half * _bounded(functional.logsigmoid(log_odds + _INITIAL_LOG_ODDS), _LOG_SPREAD[0], 0.0).exp()
+        centre = (half - scale) * (1 - 4 * rounding) * loc.tanh()
+        return Independent(self.kernel(centre, scale, validate_args=False), 1, validate_args=False)
 
 
 class PointEncoder(Encoder):

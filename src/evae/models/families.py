@@ -14,8 +14,9 @@ from torch.distributions import Distribution
 
 from evae.checks import not_negative, one_of, positive, whole_number
 from evae.distributions import KERNELS, Kernel, PowerSpherical, SphericalEpanechnikov, VonMisesFisher
+from evae.distributions.bounded import POWERS
 from evae.errors import ConfigError
-from evae.models.encoders import KernelEncoder, NormalEncoder, PointEncoder, SphereEncoder
+from evae.models.encoders import BoundedEncoder, KernelEncoder, NormalEncoder, PointEncoder, SphereEncoder
 from evae.models.family import Family, Networks
 from evae.models.networks import ImageShape
 from evae.models.objectives import (
@@ -29,12 +30,13 @@ from evae.models.objectives import (
     RegularisedDecoder,
     VampElbo,
 )
-from evae.models.priors import NormalPrior, SphericalPrior, UniformPrior, VampPrior
+from evae.models.priors import KernelPrior, NormalPrior, SphericalPrior, UniformPrior, VampPrior
 
 PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
 PAPER_SUPPORT_LENGTH = 0.1
 PAPER_N = 100
 
+_BOUNDED = {name: kernel for name, kernel in KERNELS.items() if kernel.bounded}
 _KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = KERNELS | {"spherical_epanechnikov": SphericalEpanechnikov}
 
 
@@ -193,6 +195,44 @@ class VampVAE(Family):
         pseudo_inputs.copy_(images(len(pseudo_inputs)))
 
 
+class BoundedVAE(Family):
+    """Compact support with a bound on ln p(x): kernel posteriors K(μ(x), r(x)) inside the support of the prior.
+
+    The prior is uniform on [-B/2, B/2]^d, or the kernel itself on it, K(0, B/2). The posterior's support never leaves
+    it, so that KL(q‖p) is finite and exact: ln(B/r) - H(K) per latent for the uniform prior. With a uniform prior a
+    latent that is not used costs ln 2 - H(K), 0.125 nats for the Epanechnikov kernel, with the kernel's prior nothing.
+    Unlike EVAE's objective, reconstruction + kl is a negative ELBO, and codes fill the prior (docs/objective.md).
+
+    Args:
+        latent_dim: d, the number of latents.
+        kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube or cosine.
+        support_length: B > 0, of the prior's support in each latent; a matter of units alone.
+        prior: "uniform"; or "kernel", for the first four kernels.
+        weight: of the KL, as in a BetaVAE; at 1 the loss is the negative ELBO.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 64,
+        kernel: str = "epanechnikov",
+        support_length: float = 2.0,
+        prior: Literal["uniform", "kernel"] = "uniform",
+        weight: float = 1.0,
+        **shared: Unpack[Networks],
+    ) -> None:
+        kernel_class = _BOUNDED[one_of("kernel", kernel, _BOUNDED)]
+        length = positive("support_length", support_length)
+        p: UniformPrior | KernelPrior = UniformPrior(latent_dim, length)
+        if one_of("prior", prior, ("uniform", "kernel")) == "kernel":
+            if kernel_class not in POWERS:
+                known = ", ".join(name for name, k in _BOUNDED.items() if k in POWERS)
+                raise ConfigError(f"prior 'kernel' is for the kernels {known}, not {kernel}; use prior 'uniform'")
+            p = KernelPrior(latent_dim, length, kernel_class)
+        posterior = partial(BoundedEncoder, kernel=kernel_class, prior=p)
+        super().__init__(image_shape, latent_dim, posterior, p, Elbo(weight=positive("weight", weight)), **shared)
+
+
 class WAE(Family):
     """The Wasserstein autoencoder with MMD: a deterministic encoder and N(0, 1) codes (Tolstikhin et al., ICLR 2018).
 
@@ -304,6 +344,9 @@ class PowerSphericalVAE(HypersphericalVAE):
 
 FAMILIES: dict[str, type[Family]] = {
     family.__name__: family
-    for family in (EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE, HypersphericalVAE, PowerSphericalVAE)
+    for family in (
+        *(EVAE, BoundedVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE),
+        *(HypersphericalVAE, PowerSphericalVAE),
+    )
 }
 ALIASES = {"HVAE": "HypersphericalVAE"}  # names that --model and older runs may have

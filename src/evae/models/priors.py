@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, Uniform
 
 from evae.checks import whole_number
-from evae.distributions import HypersphericalUniform, coordinates
+from evae.distributions import HypersphericalUniform, Kernel, coordinates
 from evae.models.networks import ImageShape, evaluated
 
 
@@ -38,6 +38,18 @@ class UniformPrior(_IndependentPrior):
     def forward(self) -> Distribution:
         half = self.spread / 2
         return Independent(Uniform(-half, half, validate_args=False), 1, validate_args=False)
+
+
+class KernelPrior(_IndependentPrior):
+    """A bounded kernel on [-B/2, B/2] in each of ``latent_dim`` coordinates; B is ``support_length``."""
+
+    def __init__(self, latent_dim: int, support_length: float, kernel: type[Kernel]) -> None:
+        super().__init__(latent_dim, support_length)
+        self.kernel = kernel
+
+    def forward(self) -> Distribution:
+        half = self.spread / 2
+        return Independent(self.kernel(torch.zeros_like(half), half, validate_args=False), 1, validate_args=False)
 
 
 class NormalPrior(_IndependentPrior):
