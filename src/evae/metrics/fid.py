@@ -16,7 +16,7 @@ from evae.console import progress, warn
 from evae.data import Store, to_float
 from evae.data.cache import cache_folder
 from evae.figures import to_bytes
-from evae.files import write_atomically
+from evae.files import remove_leftovers, write_atomically
 from evae.metrics import distances
 from evae.metrics.distances import FeatureSet
 from evae.metrics.features import Extractor
@@ -147,6 +147,7 @@ def _cached_features(store: Store, extractor: Extractor) -> FeatureSet:
     for batch in batches(store.holdout, torch.device("cpu"), "features of hold-out images"):
         features.add(extractor(to_bytes(batch)))
     if not extractor.is_own:
+        remove_leftovers(path.parent)
         write_atomically(path, save_weights(features.tensors()))
     return features
 
