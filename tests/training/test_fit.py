@@ -28,6 +28,7 @@ from evae.runs.images import own_images
 from evae.training import DivergedError, InterruptedRun, StoppedError
 from evae.training.batches import BatchLoader
 from evae.training.fit import fit
+from evae.training.preemption import signals_as_exceptions
 from evae.training.settings import Recipe
 from evae.training.trainer import Trainer
 from tests.training.small import SETTINGS, SmallEVAE, same, same_run, timeless, weights
@@ -236,6 +237,23 @@ def test_a_file_in_the_place_of_a_checkpoint(options, tmp_path, capsys):
     train(out=parts, resume="auto", **options)
     assert "continuing from the one before, at step 6" in " ".join(capsys.readouterr().err.split())
     assert same(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_second_signal_has_its_usual_effect(signum):
+    """It ends the process at once, whatever the first one is waiting for."""
+    before, second = signal.getsignal(signum), []
+
+    @signals_as_exceptions()
+    def answer():
+        try:
+            signal.raise_signal(signum)
+        finally:
+            second.append(signal.getsignal(signum))
+
+    with pytest.raises(StoppedError):
+        answer()
+    assert second == [before]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
