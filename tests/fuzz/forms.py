@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import pandas  # noqa: F401  pyarrow would import it in each process anew
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml

@@ -29,14 +29,14 @@ class Target:
         read: reads it by evae's public way in.
         forms: the form of the files that are damaged, by patterns of their names; the first that fits counts.
         seal: writes the digests of damaged files where others keep them, so that readers go on to their content.
-        quick: number of examples in the fast tests, 0 where one takes seconds.
+        quick: number of examples in the fast tests, 0 for targets that take long or are like others.
     """
 
     make: Callable[[Path], None]
     read: Callable[[Path], object]
     forms: Mapping[str, Form]
     seal: Callable[[Path], None] = lambda folder: None
-    quick: int = 6
+    quick: int = 4
 
 
 def made(make: Callable[[Path], None], scratch: Path) -> Path:

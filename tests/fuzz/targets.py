@@ -294,10 +294,10 @@ def _command(folder: Path) -> None:
 
 TARGETS = {
     "png": Target(_images("png"), _opened(), {"*.png": forms.PNG}),
-    "jpg": Target(_images("jpg"), _opened(), {"*.jpg": forms.BYTES}),
-    "tif": Target(_images("tif"), _opened(), {"*.tif": forms.BYTES}),
-    "webp": Target(_images("webp"), _opened(), {"*.webp": forms.BYTES}),
-    "avif, jp2": Target(_images("avif", "jp2"), _opened(), {"*.avif": forms.BYTES, "*.jp2": forms.BYTES}),
+    "jpg": Target(_images("jpg"), _opened(), {"*.jpg": forms.BYTES}, quick=0),
+    "tif": Target(_images("tif"), _opened(), {"*.tif": forms.BYTES}, quick=0),
+    "webp": Target(_images("webp"), _opened(), {"*.webp": forms.BYTES}, quick=0),
+    "avif, jp2": Target(_images("avif", "jp2"), _opened(), {"*.avif": forms.BYTES, "*.jp2": forms.BYTES}, quick=0),
     "gif, bmp": Target(
         _images("gif", "bmp", "ico", "ppm"),
         _opened(),
@@ -317,7 +317,7 @@ TARGETS = {
     ),
     "model": Target(_model, _read_model, {"config.json": forms.JSON, "*.safetensors": forms.TENSORS}, _seal_weights),
     "prior": Target(
-        _priors, _read_priors, {"prior.json": forms.JSON, "prior.safetensors": forms.TENSORS}, _seal_priors
+        _priors, _read_priors, {"prior.json": forms.JSON, "prior.safetensors": forms.TENSORS}, _seal_priors, quick=2
     ),
     "checkpoint": Target(
         _runs,
@@ -334,8 +334,9 @@ TARGETS = {
         _evaluated,
         {"run/evaluation.json": forms.JSON, "run/evaluation.safetensors": forms.TENSORS},
         _seal_evaluation,
+        quick=2,
     ),
-    "run": Target(_runs, _used, {"run/config.yaml": forms.YAML, "run/metrics.jsonl": forms.LINES}, quick=3),
+    "run": Target(_runs, _used, {"run/config.yaml": forms.YAML, "run/metrics.jsonl": forms.LINES}, quick=0),
     "pages": Target(
         _runs,
         _compared,
