@@ -239,7 +239,7 @@ class TestEvaluate:
 class TestSample:
     def test_grid_files_and_array(self, trained, tmp_path):
         assert evae("sample", trained, "--count", 9) == 0
-        assert pixels(trained / "figures" / "samples.png").shape == (3 * 18 + 2, 3 * 18 + 2)
+        assert pixels(trained / "figures" / "samples.png").shape == (15 * 56, 15 * 56)  # enlarged
         assert evae("sample", trained, "--count", 5, "--out", tmp_path / "each") == 0
         assert len(list((tmp_path / "each").glob("*.png"))) == 5
         assert evae("sample", trained, "--count", 5, "--out", tmp_path / "all.npy") == 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP = 2  # pixels between images of a grid
-_MAX_PIXELS = 2**28  # of a grid: 3 GB as floats
+_MOST_PIXELS = 2**28  # of a grid: 3 GB as floats
 _LONGEST = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), 65_500) | {".webp": 16_383, ".gif": 65_535, ".ico": 256}
+_WIDTH = 800  # least pixels of a figure's width, unless an image would have more than _MAX_SIDE
+_MAX_SIDE = 256
+_LETTER = 18  # pixels, height of the letters in figures of rows
 _SOFTWARE = 0x0131  # tag of EXIF and TIFF, which most formats can hold
 
 
@@ -45,21 +48,32 @@ def check_grid(path: Path, count: int, image_shape: tuple[int, ...], columns: in
         raise ConfigError(f"--out {path}: no image can be saved as {suffix or 'a file without a suffix'}; use .png")
     lines = -(-count // columns), columns
     height, width = (_GAP + n * (_GAP + side) for n, side in zip(lines, image_shape[1:], strict=True))
-    most = _LONGEST.get(suffix, _MAX_PIXELS)
-    if max(height, width) > most or height * width > _MAX_PIXELS:
+    most = _LONGEST.get(suffix, _MOST_PIXELS)
+    if max(height, width) > most or height * width > _MOST_PIXELS:
         what = f"a grid of {count:,} images has {width:,}x{height:,} pixels"
         raise ConfigError(f"--out {path}: {what}, too many for {suffix}; choose another --out, or fewer")
 
 
-def image_grid(images: Tensor, columns: int = 8, least: int = 1) -> Image.Image:
-    """Images (N, C, H, W) in [0, 1] on a white grid, enlarged by a whole factor to ``least`` pixels a side or more."""
+def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
+    """Images (N, C, H, W) in [0, 1] on a white grid."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     tiles = images.new_ones(-(-count // columns) * columns, channels, height + _GAP, width + _GAP)
     tiles[:count, :, _GAP:, _GAP:] = images
     grid = tiles.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    image = to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
-    times = -(-least // min(height, width))
+    return to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
+
+
+def enlarged(grid: Image.Image, side: int, widest: int = 0) -> Image.Image:
+    """A grid of small images, ``side`` pixels wide, by a whole factor, so that browsers and papers blur no pixel.
+
+    ``widest`` is the width of the widest of several grids, which share a factor.
+    """
+    return magnified(grid, max(1, min(-(-_WIDTH // max(grid.width, widest)), _MAX_SIDE // side)))
+
+
+def magnified(image: Image.Image, times: int) -> Image.Image:
+    """Each pixel as a square of ``times`` pixels a side."""
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
@@ -103,14 +117,17 @@ def save_rows(rows: Mapping[str, Tensor], path: str | Path, mark: str = "") -> N
     Raises:
         RunError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    count = max(map(len, rows.values()))
-    figure = Figure(figsize=(1.4 + 0.8 * count, 0.85 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axis, (name, images) in zip(axes, rows.items(), strict=True):
-        axis.imshow(np.asarray(image_grid(images, columns=len(images))), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    save_figure(figure, path, mark, dpi=120, bbox_inches="tight")
+    small = [image_grid(images, columns=len(images)) for images in rows.values()]
+    side, widest = next(iter(rows.values())).shape[-1], max(grid.width for grid in small)
+    grids = [enlarged(grid, side, widest) for grid in small]
+    font = ImageFont.load_default(_LETTER)
+    margin = 2 * _LETTER + max(round(font.getlength(name)) for name in rows)
+    size = margin + max(grid.width for grid in grids), sum(grid.height for grid in grids)
+    figure = Image.new("L" if all(grid.mode == "L" for grid in grids) else "RGB", size, "white")
+    top = 0
+    for name, grid in zip(rows, grids, strict=True):
+        figure.paste(grid, (margin, top))
+        middle = top + grid.height // 2
+        ImageDraw.Draw(figure).text((margin - _LETTER, middle), name, "black", font, anchor="rm")
+        top += grid.height
+    save_image(figure, path, mark)

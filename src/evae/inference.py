@@ -92,8 +92,8 @@ def sample(
         count: number of samples.
         prior: fitted, that of evae fit-prior, which is fitted first where there is none; or model, the one the model
             was trained with.
-        out: an image file (.png) for a grid, an .npy for an array (count, H, W, C), or a folder for one .png each;
-            default: a grid in the run folder, figures/samples.png.
+        out: an image file (.png) for a grid, in which small images are enlarged, an .npy for an array (count, H, W, C),
+            or a folder for one .png each; default: a grid in the run folder, figures/samples.png.
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         overwrite: replace files that out names also where they are not samples by evae, or say nothing of it (.npy).
@@ -168,7 +168,8 @@ def _write_samples(images: Iterator[Tensor], count: int, path: Path) -> None:
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(pixels).data)
     elif _is_file(path):
-        grid = figures.image_grid(torch.cat(list(images)), columns=_columns(count))
+        samples = torch.cat(list(images))
+        grid = figures.enlarged(figures.image_grid(samples, columns=_columns(count)), samples.shape[-1])
         figures.save_image(grid, path, mark("samples"))
     else:
         for start, batch in zip(range(0, count, _BATCH), images, strict=True):

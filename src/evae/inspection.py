@@ -12,7 +12,6 @@ from evae.outputs import check_output, data_of, mark
 from evae.settings import flat
 
 _SHOWN, _COLUMNS = 64, 8  # images of a contact sheet
-_SIDE = 96  # least pixels per image, so that small ones can be seen
 
 
 @flat
@@ -41,14 +40,14 @@ def inspect(
         RunError: the contact sheet cannot be written or would replace another file.
     """
     out = Path(out)
-    figures.check_grid(out, _SHOWN, (3, _SIDE, _SIDE), _COLUMNS)
+    figures.check_grid(out, _SHOWN, (3, 96, 96), _COLUMNS)
     check_output(out, "contact sheet", overwrite, data=data_of(None, data))
     store = open_store(data, **asdict(images), show_account=True)
     count = len(store.train)
     rows = np.unique(np.linspace(0, count - 1, min(_SHOWN, count)).round().astype(np.int64))
     figures.check_grid(out, _SHOWN, store.image_shape, _COLUMNS)
-    sheet = figures.image_grid(to_float(store.train.read(rows)), _COLUMNS, least=_SIDE)
-    figures.save_image(sheet, out, mark("contact sheet"))
+    sheet = figures.image_grid(to_float(store.train.read(rows)), _COLUMNS)
+    figures.save_image(figures.enlarged(sheet, store.image_shape[-1]), out, mark("contact sheet"))
     channels, height, width = store.image_shape
     kind = f"{'grey' if channels == 1 else 'colour'}, {width}x{height} pixels"
     console.print(f"{len(rows)} of {count:,} training images, {kind}, in {out}", soft_wrap=True)

@@ -4,13 +4,15 @@ import io
 import math
 import warnings
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +22,7 @@ from evae.models import VAE
 from evae.runs import RunFolder
 
 _SIDE = 96  # least pixels per image of a grid, so that browsers blur no pixel
+_ENTRY = 0.21  # inches, height of a line of a legend
 _DOTS = 200  # per inch of a chart, of which a page shows 96
 _SPLITS = {"training": "", "validation": "validation_", "hold-out": "holdout_"}  # prefixes in metrics.jsonl
 
@@ -53,6 +56,7 @@ class Panel(NamedTuple):
     title: str
     xlabel: str = "epoch"
     ylabel: str = ""
+    styles: Mapping[str, str] = MappingProxyType({})  # meanings of lines' styles, for the legend
 
 
 def points(lines: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -73,7 +77,7 @@ def training_panels(run: RunFolder, model: VAE) -> list[Panel]:
 
 def images(pictures: Tensor, columns: int) -> Picture:
     """Images (N, C, H, W) in [0, 1] on a white grid; small ones are enlarged by a whole factor."""
-    grid = figures.image_grid(pictures, columns, least=_SIDE)
+    grid = figures.magnified(figures.image_grid(pictures, columns), -(-_SIDE // pictures.shape[-1]))
     file = io.BytesIO()
     grid.save(file, "PNG", optimize=True)
     return Picture(file.getvalue(), grid.width, grid.height)
@@ -89,8 +93,11 @@ def curves(*panels: Panel) -> Picture:
             dots = "." if len(x) < 30 and "-" in curve.style else ""
             (entries[curve.name],) = axis.plot(x, y, f"{dots}{curve.style}", color=f"C{curve.colour % 10}")
         heights = [y for curve in panel.curves for _, y in curve.points]
-        _logarithmic(axis, "y", min(heights), max(heights))
-        axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+        is_logarithmic = _logarithmic(axis, "y", min(heights), max(heights))
+        ylabel = f"{panel.ylabel} (log scale)".strip() if is_logarithmic else panel.ylabel
+        axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=ylabel)
+        for style, meaning in panel.styles.items():
+            entries[meaning] = Line2D([], [], color="0.4", linestyle="--" if style == "--" else "-")
         if panel.xlabel == "epoch":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, entries)
@@ -137,10 +144,11 @@ def _logarithmic(axes: Axes, name: str, low: float, high: float) -> bool:
 
 
 def _legend(figure: Figure, entries: dict[str, Artist]) -> None:
-    """Below the axes, in as many columns as the names leave space for."""
+    """Below the axes, which keep their height, in as many columns as the names leave space for."""
     entries = {_plain(name): artist for name, artist in entries.items() if name}
     if entries:
         columns = round(figure.get_figwidth() * 9.6) // (max(map(len, entries)) + 6)
+        figure.set_figheight(figure.get_figheight() + _ENTRY * (math.ceil(len(entries) / max(1, columns)) - 1))
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=max(1, columns))
 
 

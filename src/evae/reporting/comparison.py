@@ -307,7 +307,8 @@ def _losses(runs: Sequence[_Run]) -> Panel:
         curves.append(Curve(run.name, points(lines, "holdout_loss"), i))
         curves.append(Curve(f"{run.name} (validation)", points(lines, "validation_loss"), i))
         curves.append(Curve("", points(lines, "loss"), i, "--"))
-    return Panel([curve for curve in curves if curve.points], "loss")
+    styles = {"-": "hold-out", "--": "training"}
+    return Panel([curve for curve in curves if curve.points], "loss", ylabel="nats per image", styles=styles)
 
 
 def _rates(runs: Sequence[_Run]) -> tuple[Panel, str]:
