@@ -35,7 +35,8 @@ def kernels(
         out: folder for densities.png and divergences.png; default: no figures.
         kernel: kernel of the divergence figure.
         prior: prior of the divergence figure; with a uniform one the exact KL is infinite at every r.
-        support_length: B, length of the uniform prior's support or standard deviation of the Gaussian prior.
+        support_length: B, length of the uniform prior's support (its standard deviation is B/√12) or standard deviation
+            of the Gaussian prior.
         bandwidth: b.
         n: M of eq. (10).
         draws: number of float32 draws that measure the sampling speed.

@@ -54,8 +54,8 @@ class EVAE(Family):
             or, with the penalty, spherical_epanechnikov, the radially symmetric kernel in d dimensions.
         bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)); or "bickel-rosenblatt" for m^(-2/9); or, with the elbo,
             "learned" for one b, "learned-per-latent" for one for each latent.
-        support_length: B > 0, length of the uniform prior's support, or standard deviation of the Gaussian prior; or,
-            with the elbo, "learned".
+        support_length: B > 0, length of the uniform prior's support (its standard deviation is B/√12), or standard
+            deviation of the Gaussian prior; or, with the elbo, "learned".
         prior: "uniform" or "gaussian".
         objective: "penalty" (eq. 10) or "elbo".
         n: eq. (10)'s M. None: the global batch size under `evae train`, else the paper's 100.
