@@ -128,7 +128,7 @@ def known_options() -> set[str]:
 def test_options_in_the_text_exist(page):
     for code in CODE.findall(BLOCK.sub("", TEXTS[page])):
         if code.startswith("evae ") and (name := code.split()[1]).islower():
-            assert name in (*COMMANDS, "help"), code
+            assert name in (*COMMANDS, "help", "--print-completion"), code
         if re.match(r"evae |--|\w+ --model", code):
             assert set(re.findall(r"--[\w.-]+", code)) <= known_options(), code
 
