@@ -60,6 +60,13 @@ def test_names_stay_and_contents_are_kept_once(root, files):
     assert len(list(root.iterdir())) == 4
 
 
+def test_images_are_decoded_once(capsys):
+    open_store(PIXELS, 16)
+    assert "50 images" in capsys.readouterr().err
+    open_store(PIXELS, 16)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

@@ -171,7 +171,7 @@ class TestPage:
             if path.name not in ("config.json", "model.safetensors", "evaluation.json"):
                 remove(path)
         page = Page(report(copied))
-        assert "It is a model alone" in page.text
+        assert "It is a model without its run" in page.text
         assert "bce ↓" in page.text
         assert [image["alt"] for image in page.images] == ["64 images decoded from draws of the model's own prior"]
         (copied / "evaluation.json").unlink()

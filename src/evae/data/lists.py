@@ -21,7 +21,7 @@ def listing(data: str) -> Source | None:
         lines = os.fsdecode(read_bytes(path, _MAX_BYTES)).splitlines()
     except (OSError, RecordError) as error:
         raise DataError(f"--data {data} cannot be read ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line for line in lines if line.strip()]
     files = [Path(os.path.abspath(path.parent / name)) for name in names]  # noqa: PTH100
     missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
     if missing or not names:

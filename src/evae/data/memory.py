@@ -17,7 +17,7 @@ from evae.data.rows import existing
 from evae.errors import DataError, RunError
 from evae.files import replacing
 
-Data = str | Path | Sequence[Path] | NDArray[Any] | Tensor
+Data = str | Path | Sequence[str | Path] | NDArray[Any] | Tensor
 
 _SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
 _KINDS = f"a name, a path, a list of image files, or an array or tensor of images, {_SHAPES}"
@@ -78,7 +78,7 @@ def _kept(path: Path, write: Callable[[Path], object]) -> str:
             with replacing(path) as temporary:
                 write(temporary)
         with suppress(OSError):  # of a read-only cache
-            os.utime(path, (time.time(), path.stat().st_mtime))  # the last use, for evae cache
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the last use, for evae cache
     except (OSError, RunError) as error:
         raise DataError(f"the images cannot be kept in the cache: {error}") from error
     return str(path.absolute())
