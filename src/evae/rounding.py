@@ -13,7 +13,7 @@ def rounded(value: float, digits: int = 4) -> str:
     ('0.01235', '12346', '0.5')
     """
     if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
+        return f"{value + 0.0:g}"  # not -0
     if not _SMALLEST <= abs(value) < _LARGEST:
         return f"{value:.{digits}g}"
     places = digits - 1 - _exponent(value, digits)
