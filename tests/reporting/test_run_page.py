@@ -348,7 +348,7 @@ def test_in_a_browser(copied, tmp_path, width):
     said, laid_out = browse(report(evaluated(copied)), tmp_path, width)
     assert said == []
     assert laid_out["page"] <= laid_out["window"] <= width
-    assert len(laid_out["images"]) == 20
+    assert len(laid_out["images"]) == 21
     for loaded, pixels, shown in laid_out["images"]:
         assert loaded
         assert pixels > 0
