@@ -10,6 +10,7 @@ OUT/results.json is not measured again. Prints a Markdown table of all results s
 
 import argparse
 import json
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,7 @@ def measure(cell: str, found: dict[str, Any], options: argparse.Namespace, dim: 
         epochs=options.epochs,
         resume="auto",
     )
+    shutil.rmtree(folder / "prior", ignore_errors=True)  # of fewer epochs
     numbers = measured(folder, options.samples)
     for kind in ("reconstructions", "model prior"):
         found[kind] = {k.partition(": ")[2]: v for k, v in numbers.items() if k.startswith(f"{kind}: ")}
