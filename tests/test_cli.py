@@ -84,7 +84,7 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ("--model Nope", "--model: unknown Nope; known are EVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE"),
+            ("--model Nope", "--model: unknown Nope; known are EVAE, BoundedVAE, GaussianVAE, BetaVAE, IWAE"),
             ("--model evae", "--model: unknown evae (did you mean EVAE?); known are EVAE"),
             ("--model nowhere.Nope", "--model nowhere.Nope: 'nowhere' cannot be imported"),
             ("--model evae.load_model", "--model evae.load_model is not a class of models"),

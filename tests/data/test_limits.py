@@ -136,7 +136,6 @@ class TestCache:
             ("files", {"train.u8": {"size": None, "mtime_ns": 1, "digest": "x"}}),
             ("account", {}),
             ("scaling", {"bytes": 1.5, "floats": 1}),
-            ("x", 1),
         ],
     )
     def test_a_record_of_other_types(self, store, tmp_path, name, value, capsys):

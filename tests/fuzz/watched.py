@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from evae.data import workers
@@ -64,6 +65,8 @@ def _serve(connection, read, log):
         sys.stdout = sys.stderr = nowhere
         faulthandler.enable(stack)
         faulthandler.register(signal.SIGPROF, stack, chain=True)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # forget the most memory that the parent has had
         before = _most_memory()
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + _LIMIT, resource.RLIM_INFINITY))

@@ -66,6 +66,7 @@ def test_a_run_folder_is_complete(options, tmp_path):
         "checkpoints",
         "figures",
         ".lock",
+        "data.json",
     }
     assert {p.name for p in (out / "figures").iterdir()} == {"losses.png", "reconstructions.png"}
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"last", "previous", "best"}
@@ -259,12 +260,12 @@ def test_a_second_signal_has_its_usual_effect(signum):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_before_the_first_step(options, tmp_path, monkeypatch, signum):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signum))
+    monkeypatch.setattr("evae.training.command.open_store", lambda *_, **__: signal.raise_signal(signum))
     with pytest.raises(StoppedError, match=f"received {signum.name} outside the training loop") as stop:
         train(out=tmp_path / "run", **options)
     assert stop.value.exit_code == 75
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    monkeypatch.setattr("evae.training.command.open_store", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("evae.training.command.open_store", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train(out=tmp_path / "run", **options)
 
@@ -342,9 +343,9 @@ def test_the_time_limit_counts_from_the_start_of_the_command(options, tmp_path, 
     """A scheduler's clock does not wait for images to be decoded."""
     deadlines = []
 
-    def open_slowly(*arguments):
+    def open_slowly(*arguments, **options):
         time.sleep(0.5)
-        return open_store(*arguments)
+        return open_store(*arguments, **options)
 
     def record(*arguments, deadline, **settings):
         deadlines.append(deadline)
@@ -529,7 +530,7 @@ class TestRefusals:
         ],
     )
     def test_found_wrong_before_images_are_decoded(self, options, tmp_path, monkeypatch, settings, message):
-        monkeypatch.setattr("evae.training.command.open_store", lambda *_: pytest.fail("images were opened"))
+        monkeypatch.setattr("evae.training.command.open_store", lambda *_, **__: pytest.fail("images were opened"))
         (tmp_path / "taken").mkdir()
         (tmp_path / "taken" / "letter.txt").write_text("mine")
         out = tmp_path / settings.get("out", "run")

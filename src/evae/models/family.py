@@ -85,7 +85,7 @@ class Family(VAE):
             return
         with suppress(RuntimeError):  # of transforms of functions, as vmap, whose tensors have no values yet
             low, high = (float(value) for value in images.detach().aminmax())
-            if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            if low < -_ROUNDING or high > 1 + _ROUNDING:
                 given = f"values from {low:.4g} to {high:.4g}"
                 raise self.wrong_images(f"{given}; scale them, and leave out a normalisation by mean and deviation")
         self._has_checked = images.device.type != "cpu"
