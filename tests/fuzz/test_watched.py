@@ -1,5 +1,6 @@
 """What counts as a fault of a reader."""
 
+import mmap
 import os
 import signal
 import time
@@ -36,7 +37,8 @@ def without_memory(folder):
 
 
 def large(folder):
-    return b"x" * 2**26
+    with mmap.mmap(-1, 2**26) as memory:  # not what the parent has freed and keeps
+        memory.write(b"x" * 2**26)
 
 
 def dead(folder):
