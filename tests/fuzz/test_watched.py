@@ -38,7 +38,8 @@ def without_memory(folder):
 
 def large(folder):
     with mmap.mmap(-1, 2**26) as memory:  # not what the parent has freed and keeps
-        memory.write(b"x" * 2**26)
+        for _ in range(2**10):
+            memory.write(b"x" * 2**16)
 
 
 def dead(folder):
