@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evae import checks
-from evae.console import Console, console
+from evae.console import Console
 from evae.data import ImageOptions, Store
 from evae.data.memory import Data, named
 from evae.errors import DataError, RunError
@@ -114,10 +114,11 @@ def evaluate(
     )
     path = write_evaluation(run, evaluation, values, name)
     if show:
-        Console().print(results_table({str(run): evaluation}))
+        results = Console()
+        results.print(results_table({str(run): evaluation}))
         if told := legend(evaluation.numbers):
-            console.print(told, soft_wrap=True)
-        console.print(f"evaluation in {path}", soft_wrap=True)
+            results.print(told, soft_wrap=True, highlight=False, markup=False)
+        results.print(f"evaluation in {path}", soft_wrap=True, highlight=False, markup=False)
     result: dict[str, Any] = json.loads(path.read_text())
     return result
 

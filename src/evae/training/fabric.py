@@ -1,6 +1,7 @@
 """Where and in which arithmetic to compute: Lightning Fabric's devices, processes and precisions."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,13 +23,15 @@ def open_fabric(compute: Compute) -> Fabric:
     """
     _check_started(compute.processes, compute.num_nodes)
     try:
-        fabric = Fabric(
-            accelerator=compute.accelerator,
-            devices=compute.devices,
-            num_nodes=compute.num_nodes,
-            strategy=fsdp(compute.processes) if compute.strategy == "fsdp" else compute.strategy,
-            precision="32-true" if compute.precision == "tf32" else compute.precision,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The `srun` command is available")  # a single process needs none
+            fabric = Fabric(
+                accelerator=compute.accelerator,
+                devices=compute.devices,
+                num_nodes=compute.num_nodes,
+                strategy=fsdp(compute.processes) if compute.strategy == "fsdp" else compute.strategy,
+                precision="32-true" if compute.precision == "tf32" else compute.precision,
+            )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--accelerator {compute.accelerator} --devices {compute.devices}: {error}") from error
     device = fabric.device.type
