@@ -143,3 +143,14 @@ def test_tensorboard_on_a_full_disk(options, monkeypatch, capfd):
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert said.count("logging to tensorboard failed") == 1
+
+
+def test_a_link_in_the_place_of_tensorboards_folder(options, tmp_path, capsys):
+    """Nothing is written outside of the run, and the run goes on."""
+    pytest.importorskip("tensorboard")
+    out = train(**options)
+    (tmp_path / "elsewhere").mkdir()
+    (out / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    train(logger="tensorboard", resume="auto", **options | {"epochs": options["epochs"] + 1})
+    assert "tensorboard is a link) and has ended" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -40,7 +40,7 @@ _LOCK = ".lock"
 
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
 _MODEL_FILES = ("config.json", "model.safetensors", "README.md")
-_FOLDERS = (CHECKPOINTS, "prior", "figures", "tensorboard")
+_FOLDERS = (CHECKPOINTS, "prior", "figures")
 _DERIVED = ("report.html", "prior", "figures", "tensorboard", NONFINITE)
 _OURS = (METRICS, ACCOUNT, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")
 

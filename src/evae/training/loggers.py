@@ -74,7 +74,10 @@ class _Logger:
 def _tensorboard(out: Path, config: dict[str, Any]) -> Iterator[Log]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with _silent_threads("tensorboard"), SummaryWriter(out / "tensorboard") as writer:
+    folder = out / "tensorboard"
+    if folder.is_symlink():  # what is written would be outside of the run
+        raise OSError(f"{folder} is a link")
+    with _silent_threads("tensorboard"), SummaryWriter(folder) as writer:
         yield lambda line, step: [writer.add_scalar(name, value, step) for name, value in line.items()]
 
 
