@@ -51,6 +51,7 @@ def main() -> None:
             cell = f"{Path(options.data).name} d={dim} {name} epochs={options.epochs} samples={options.samples}"
             found = results.setdefault(cell, {})
             measure(cell, found, options, dim, name)
+            write_atomically(path, json.dumps(results, indent=1) + "\n")
             for kind in options.kinds:
                 if kind not in found:
                     found[kind] = measure_prior(run_folder(options, dim, name), kind, options)
