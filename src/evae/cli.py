@@ -57,6 +57,7 @@ COMMANDS = {
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),
     "inspect": _Command("evae.inspection", "show what evae train would find in your images", ("data",), file="out"),
+    "benchmark": _Command("evae.benchmark", "fill the table of a spec: train and evaluate its grid", ("spec",)),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 

@@ -16,7 +16,7 @@ from evae.files import remove_leftovers
 from evae.runs import RunFolder
 from evae.runs.folder import ACCOUNT, CHECKPOINTS, CONFIG, METRICS
 
-Kind = Literal["samples", "reconstruction", "codes", "report", "comparison", "kernels", "contact sheet"]
+Kind = Literal["samples", "reconstruction", "codes", "report", "comparison", "kernels", "contact sheet", "benchmark"]
 
 _IMAGES = ("samples", "reconstruction", "contact sheet")
 _PARQUET_KEY = b"evae"
@@ -124,6 +124,7 @@ _NAMES: dict[Kind, str] = {
     "comparison": "a comparison",
     "kernels": "a figure of kernels",
     "contact sheet": "a contact sheet",
+    "benchmark": "a table of a benchmark",
 }
 
 
@@ -161,8 +162,9 @@ def _mark_of(path: Path, kind: Kind) -> str:
         if kind == "codes":
             metadata = pq.read_schema(path).metadata or {}
             return metadata.get(_PARQUET_KEY, b"").decode()
-        if kind in ("report", "comparison"):
-            with path.with_name(_PAGE if kind == "comparison" else path.name).open("rb") as file:
+        if kind in ("report", "comparison", "benchmark"):
+            page = path.with_suffix(".html") if kind == "benchmark" else path
+            with page.with_name(_PAGE if kind == "comparison" else page.name).open("rb") as file:
                 return mark(kind) if page_mark(kind).encode() in file.read(_HEAD) else ""
         return figures.mark_of(path)
     except Exception:  # whatever else the file is, decoders raise anything

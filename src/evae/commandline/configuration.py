@@ -24,13 +24,13 @@ class Configuration:
     """A file of options.
 
     Attributes:
-        path: the file.
+        label: what messages call it, "--config PATH" or a part of another file.
         options: values by name, None for null.
         model: the class path of the model, if there is one.
         hyperparameters: of the model.
     """
 
-    path: Path
+    label: str
     options: dict[str, str | None]
     model: str | None
     hyperparameters: dict[str, str | None]
@@ -42,53 +42,63 @@ def read_configuration(path: Path) -> Configuration:
     Raises:
         UsageError: it is no such file: too large or too deep, with aliases or tags, or no mapping of names to values.
     """
-    root = _compose(path, _read(path))
-    options = {} if root is None else dict(_pairs(path, root))
+    label = f"--config {path}"
+    return configuration(label, read_nodes(label, path))
+
+
+def configuration(label: str, root: yaml.Node | None) -> Configuration:
+    """The options in the nodes of a file, or of a part of one.
+
+    Raises:
+        UsageError: they are no mapping of names to values.
+    """
+    options = {} if root is None else dict(pairs(label, root))
     model = options.pop("model", None)
     if model is None or isinstance(model, yaml.ScalarNode):
-        return Configuration(path, _texts(options), _text(model) if model else None, {})
-    entries = dict(_pairs(path, model))
+        return Configuration(label, _texts(options), text(model) if model else None, {})
+    entries = dict(pairs(label, model))
     arguments = entries.pop("init_args", None)
-    class_path = _text(entries.pop("class_path")) if isinstance(entries.get("class_path"), yaml.ScalarNode) else None
+    class_path = text(entries.pop("class_path")) if isinstance(entries.get("class_path"), yaml.ScalarNode) else None
     if entries or class_path is None:
-        raise UsageError(f"{path}: model takes a class_path and its init_args, or a name alone")
-    given = {} if arguments is None or arguments.tag == _NULL else dict(_pairs(path, arguments))
-    return Configuration(path, _texts(options), class_path, _texts(given))
+        raise UsageError(f"{label}: model takes a class_path and its init_args, or a name alone")
+    given = {} if arguments is None or arguments.tag == _NULL else dict(pairs(label, arguments))
+    return Configuration(label, _texts(options), class_path, _texts(given))
 
 
-def _read(path: Path) -> str:
+def read_nodes(label: str, path: Path) -> yaml.Node | None:
+    """The nodes of a YAML file, None where it is empty.
+
+    Raises:
+        UsageError: it cannot be read, or is no YAML that is taken.
+    """
     try:
-        return read_bytes(path, MAX_BYTES).decode()
+        return compose(read_bytes(path, MAX_BYTES).decode())
     except NotRegularRecordError as error:
-        raise UsageError(f"--config {path} is not a file") from error
+        raise UsageError(f"{label} is not a file") from error
     except RecordError as error:
-        raise UsageError(f"--config {path} is {error}: not a file of options") from error
+        raise UsageError(f"{label} is {error}: not a file of options") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"--config {path} is not UTF-8 text: not a file of options") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-
-
-def _compose(path: Path, text: str) -> yaml.Node | None:
-    try:
-        return compose(text)
+        raise UsageError(f"{label} is not UTF-8 text: not a file of options") from error
     except YamlLimitError as error:
-        raise UsageError(f"--config {path} {error}: not a file of options") from error
+        raise UsageError(f"{label} {error}: not a file of options") from error
     except YamlFeatureError as error:
-        raise UsageError(f"--config {path}, {error}") from error
+        raise UsageError(f"{label}, {error}") from error
     except YamlError as error:
-        raise UsageError(f"--config {path} is not a YAML file of options ({error})") from error
+        raise UsageError(f"{label} is not a YAML file of options ({error})") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{label} cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _pairs(path: Path, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+def pairs(label: str, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+    """The names and values of a mapping; UsageError where it is none, or has a name twice."""
     if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"--config {path}{_line(node)}: names and values, NAME: VALUE, are needed")
+        raise UsageError(f"{label}{_line(node)}: names and values, NAME: VALUE, are needed")
     seen = set()
     for key, value in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
         if not name or name in seen:
             what = f"{name} is given twice" if name else "a name is needed"
-            raise UsageError(f"--config {path}{_line(key)}: {what}")
+            raise UsageError(f"{label}{_line(key)}: {what}")
         seen.add(name)
         yield name, value
 
@@ -98,18 +108,18 @@ def _line(part: yaml.Node | yaml.Event) -> str:
 
 
 def _texts(nodes: dict[str, Any]) -> dict[str, str | None]:
-    return {name: _text(node) for name, node in nodes.items()}
+    return {name: text(node) for name, node in nodes.items()}
 
 
-def _text(node: yaml.Node) -> str | None:
+def text(node: yaml.Node) -> str | None:
     """A scalar as it is written; lists and mappings as JSON."""
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag == _NULL else node.value
     return json.dumps(yaml.SafeLoader("").construct_document(node), default=str)
 
 
-def check_trusted(file: Configuration) -> None:
-    """Check that a file names no code outside evae, which would be imported and run.
+def check_trusted(file: Configuration, option: str = "--trust-config") -> None:
+    """Check that a file names no code outside evae, which would be imported and run unless ``option`` is given.
 
     Raises:
         UsageError: it does.
@@ -122,8 +132,8 @@ def check_trusted(file: Configuration) -> None:
     ]
     if named:
         raise UsageError(
-            f"--config {file.path} names {named[0]}, code that is not evae's and would be run; add --trust-config if "
-            "you trust the file"
+            f"{file.label} names {named[0]}, code that is not evae's and would be run; add {option} if you trust the "
+            "file"
         )
 
 
@@ -138,21 +148,21 @@ def words_of(file: Configuration, known: Mapping[str, Parameter], family: Family
     for key, value in file.options.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise UsageError(f"--config {file.path}: unknown option {key}{did_you_mean(key, known)}")
+            raise UsageError(f"{file.label}: unknown option {key}{did_you_mean(key, known)}")
         yield from _word(f"--{name}", value, known[name])
     if file.model is None:
         return
     if family is None:
-        raise UsageError(f"--config {file.path}: unknown option model")
+        raise UsageError(f"{file.label}: unknown option model")
     if not family.is_called(file.model):
         if file.hyperparameters:
-            warn(f"{file.path}: the hyperparameters of {file.model} are not used with --model {family.path}")
+            warn(f"{file.label}: the hyperparameters of {file.model} are not used with --model {family.path}")
         return
     names = {parameter.name: parameter for parameter in family.hyperparameters}
     for name, value in file.hyperparameters.items():
         if not family.is_own and name not in names:
             hint = did_you_mean(name, names)
-            raise UsageError(f"--config {file.path}: {family.name} has no hyperparameter {name}{hint}")
+            raise UsageError(f"{file.label}: {family.name} has no hyperparameter {name}{hint}")
         yield from _word(f"--model.{name}", value, names.get(name))
 
 

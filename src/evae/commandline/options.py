@@ -15,7 +15,7 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
 from evae.commandline import syntax
-from evae.commandline.configuration import check_trusted, read_configuration, words_of
+from evae.commandline.configuration import Configuration, check_trusted, read_configuration, words_of
 from evae.commandline.families import Family, families, families_with, find_family
 from evae.commandline.help import OptionHelp, dashed
 from evae.commandline.parameters import Parameter, UsageError, did_you_mean, parameters, title
@@ -143,17 +143,34 @@ class Options:
         for file in () if words.is_trusted else files:
             check_trusted(file)
         family = self._family([file.model for file in files if file.model is not None], words.models)
+        values, hyperparameters = self._parsed(files, words.rest, family)
+        if words.is_printed:
+            sys.stdout.write(yaml.safe_dump(_resolved(values, hyperparameters, family), sort_keys=False))
+            raise SystemExit(0)
+        return values | ({"model": family.factory(hyperparameters)} if family else {})
+
+    def resolved(self, file: Configuration, *words: str) -> dict[str, Any]:
+        """The values of all options as YAML holds them: those of a file and of words, and the defaults of the others.
+
+        Nothing is imported but classes of the user's own.
+
+        Raises:
+            UsageError: an option is unknown or has a wrong value.
+            ConfigError: a setting cannot work.
+        """
+        family = self._family([file.model] if file.model is not None else [], [])
+        return _resolved(*self._parsed([file], list(words), family), family)
+
+    def _parsed(
+        self, files: list[Configuration], words: list[str], family: Family | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of options and the hyperparameters of the family."""
         parser = self.parser(family)
         known = {name: p for name, p in self._by_name.items() if name not in (*self.positional, "model")}
         from_files = [word for file in files for word in words_of(file, known, family)]
-        values = self._values(parser, [*from_files, *words.rest], family)
+        values = self._values(parser, [*from_files, *words], family)
         given = [name for file in files if family and family.is_called(file.model) for name in file.hyperparameters]
-        hyperparameters = _hyperparameters(values.pop("model", None), given, parser)
-        if words.is_printed:
-            model = {"model": {"class_path": family.path, "init_args": hyperparameters}} if family else {}
-            sys.stdout.write(yaml.safe_dump(_plain(values | model), sort_keys=False))
-            raise SystemExit(0)
-        return values | ({"model": family.factory(hyperparameters)} if family else {})
+        return values, _hyperparameters(values.pop("model", None), given, parser)
 
     @property
     def _own_options(self) -> set[str]:
@@ -184,9 +201,13 @@ class Options:
             raise
         except Exception as error:  # of a user's class that jsonargparse cannot handle
             raise self._error(f"{type(error).__name__}: {first_line(error)}") from error
-        for cls in self.groups.values():  # checks values before anything is imported
-            cls(**{name: values[name] for name in signature(cls).parameters})
+        self.check(values)
         return {name: value for name, value in values.items() if name in {*self._by_name, "model"}}
+
+    def check(self, values: dict[str, Any]) -> None:
+        """Check values together, before anything is imported; ConfigError where they cannot work."""
+        for cls in self.groups.values():
+            cls(**{name: values[name] for name in signature(cls).parameters})
 
     def _error(self, sentence: str) -> UsageError:
         return UsageError(f"{sentence}; {self.name} --help lists the options")
@@ -214,6 +235,12 @@ class _Text:
         if "\0" in value:
             raise UsageError(f"{self.option} holds the character NUL, which no path can hold")
         return self.kind(value)
+
+
+def _resolved(values: dict[str, Any], hyperparameters: dict[str, Any], family: Family | None) -> dict[str, Any]:
+    model = {"model": {"class_path": family.path, "init_args": hyperparameters}} if family else {}
+    plain: dict[str, Any] = _plain(values | model)
+    return plain
 
 
 def _hyperparameters(values: Namespace | None, given: list[str], parser: ArgumentParser) -> dict[str, Any]:
@@ -246,6 +273,10 @@ def _add(group: Any, option: str, parameter: Parameter) -> None:
     if parameter.name == "model":
         text = f"{parameter.help.rstrip('.')} (default: {parameter.default.__name__})"
         group.add_argument("--model", metavar="MODEL", help=_escaped(text))
+    elif parameter.is_repeated:
+        kind = _Text(dashed(option), str)
+        metavar = f"{parameter.name.upper()} ..."
+        group.add_argument(option, type=kind, action="append", metavar=metavar, help=_escaped(parameter.help))
     elif parameter.text is not None:
         metavar = "PATH" if parameter.text is Path else parameter.name.upper()
         kind = _Text(dashed(option), parameter.text)

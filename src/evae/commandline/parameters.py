@@ -41,6 +41,11 @@ class Parameter:
         return (str if str in texts else Path) if texts and kinds <= {*texts, NoneType} else None
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether its value is a list of texts, each given by an option of its own."""
+        return list[str] in self._kinds
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """Its possible values, where only some are."""
         literals = [value for kind in self._kinds if get_origin(kind) is Literal for value in get_args(kind)]

@@ -101,9 +101,10 @@ def markdown(grid: Grid, notes: Sequence[str] = ()) -> str:
     return render("table.md", grid=grid, notes=notes)
 
 
-def latex(grid: Grid, notes: Sequence[str] = (), caption: str = "") -> str:
+def latex(grid: Grid, notes: Sequence[str] = (), caption: str = "", label: str = "comparison") -> str:
     """Tables for the package booktabs that fit the text of an article, the notes below them as comments.
 
     Rows and columns are exchanged where that takes fewer lines, and a table that is too wide is split.
     """
-    return render("table.tex", grids=grid.fitting(_LATEX_WIDTH, _LATEX_GAP, _LATEX_LINES), notes=notes, caption=caption)
+    grids = grid.fitting(_LATEX_WIDTH, _LATEX_GAP, _LATEX_LINES)
+    return render("table.tex", grids=grids, notes=notes, caption=caption, label=label)

@@ -186,8 +186,10 @@ class _Stored(_About):
     per_image: str | None = None
 
 
-def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
-    """A run's evaluation, with the values of each image where the file beside it belongs to it; None: there is none.
+def read_evaluation(run: RunFolder, name: str = RESULTS, per_image: bool = True) -> Evaluation | None:
+    """A run's evaluation; None: there is none.
+
+    ``per_image`` asks for the values of each image, too, where the file beside it belongs to it.
 
     Raises:
         RunError: it is damaged, or another version of evae wrote it.
@@ -201,6 +203,8 @@ def read_evaluation(run: RunFolder, name: str = RESULTS) -> Evaluation | None:
     except (OSError, RecordError) as error:
         data = "" if name == RESULTS else " --data DATA"
         raise RunError(f"{path} is damaged or of another version; evae evaluate {run}{data} writes it again") from error
+    if not per_image:
+        return evaluation
     with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
         content = read_weights(path.with_suffix(".safetensors"))
         if digest(content) == result.get("per_image"):
