@@ -1,5 +1,6 @@
-"""Objects named by import paths: models, networks and features of the user's."""
+"""Objects named by import paths: models, networks and features of the user's; and packages that import when asked."""
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -27,3 +28,14 @@ def import_object(path: str, option: str) -> Any:
             raise ConfigError(f"--{option} {path}: {module} has no {name!r}")
         found = getattr(found, part)
     return found
+
+
+def on_demand(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose names, each with its module, are imported when they are first used."""
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return find

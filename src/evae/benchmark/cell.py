@@ -10,7 +10,7 @@ Exit codes: 0 finished; 75 stopped, with its state saved: again; 73 another proc
 
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from evae.files import write_atomically
 from evae.records import RecordError, as_type, read_json
 
 AGAIN, BUSY, NEVER = 75, 73, 2
-RUN, RECORD, FAILED, LOG = "run", "cell.json", "failed.json", "log.txt"
+CELLS, RUN, RECORD, FAILED, LOG = "cells", "run", "cell.json", "failed.json", "log.txt"
 _LOCK = ".lock"
 
 State = Literal["finished", "running", "failed", "stopped", "waiting"]
@@ -135,6 +135,22 @@ class CellFolder:
             return
         with FileLock(self.path / _LOCK, timeout=0):
             yield
+
+
+def folder_of(out: Path, cell: Cell) -> CellFolder:
+    """The folder of a cell in a results folder."""
+    return CellFolder(out / CELLS / cell.name)
+
+
+def open_cells(out: Path, cells: Sequence[Cell], retry: bool = False) -> list[Cell]:
+    """The cells that are still to be computed: equal ones once, without those that failed for good unless ``retry``."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        folder = folder_of(out, cell)
+        failed = folder.failure
+        if not folder.is_finished and (retry or failed is None or failed.code != NEVER):
+            found.setdefault(cell.name, cell)
+    return list(found.values())
 
 
 def run_cell(folder: CellFolder) -> int:

@@ -9,9 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evae import checks
-from evae.benchmark.cell import LOG
+from evae.benchmark.cell import CELLS, LOG, folder_of, open_cells
 from evae.benchmark.cells import Cell, cells_of, check_models
-from evae.benchmark.run import CELLS, Scheduler, check_workers, folder_of, open_cells
 from evae.benchmark.spec import Spec, places, read_spec
 from evae.benchmark.table import BenchmarkTable
 from evae.console import Console, console, warn
@@ -121,6 +120,8 @@ def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
 
 
 def _compute(spec: Spec, cells: Sequence[Cell], out: Path, workers: int, retry: bool) -> None:
+    from evae.benchmark.run import Scheduler, check_workers  # with all that trains, which tables do without
+
     todo = open_cells(out, cells, retry)
     check_models(spec, todo)
     _warn_of_other_data(cells, out)

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from evae.benchmark.cell import AGAIN, BUSY, LOG, NEVER, CellFolder
+from evae.benchmark.cell import AGAIN, BUSY, LOG, CellFolder, folder_of
 from evae.benchmark.cells import Cell
 from evae.console import console, progress
 from evae.errors import ConfigError, EvaeError
 from evae.rounding import counted
 from evae.training.preemption import StoppedError, signals_as_exceptions
 
-CELLS = "cells"  # the folder of their folders
 _POLL = 0.2  # seconds
 _LOOK_AGAIN = 2.0  # seconds between looks at cells that other processes have
 _TRIES = 3  # of a cell that stops again and again without going on
@@ -43,22 +42,6 @@ class _Child:
     place: int
     process: "subprocess.Popen[bytes]"
     started: float = field(default_factory=time.monotonic)
-
-
-def folder_of(out: Path, cell: Cell) -> CellFolder:
-    """The folder of a cell in a results folder."""
-    return CellFolder(out / CELLS / cell.name)
-
-
-def open_cells(out: Path, cells: Sequence[Cell], retry: bool = False) -> list[Cell]:
-    """The cells that are still to be computed: equal ones once, without those that failed for good unless ``retry``."""
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        folder = folder_of(out, cell)
-        failed = folder.failure
-        if not folder.is_finished and (retry or failed is None or failed.code != NEVER):
-            found.setdefault(cell.name, cell)
-    return list(found.values())
 
 
 def check_workers(workers: int, count: int) -> int:

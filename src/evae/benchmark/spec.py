@@ -255,9 +255,8 @@ def _data(label: str, node: yaml.Node | None, choices: list[Choice], replaced: M
     used = {str(choice.train.options["data"]) for choice in choices}
     for name in named.keys() | replaced.keys():
         if name not in used:
-            raise UsageError(
-                f"{label}: no cell has the data {name}{did_you_mean(name, used)}; {', '.join(used)} are used"
-            )
+            known = ", ".join(sorted(used))
+            raise UsageError(f"{label}: no cell has the data {name}{did_you_mean(name, used)}; the cells have {known}")
     places = named | dict(replaced)
     for name, place in places.items():
         if not place or (place.startswith(("/", ".", "~")) and not Path(place).expanduser().exists()):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evae.benchmark.cell import LOG, CellFolder
+from evae.benchmark.cell import LOG, CellFolder, folder_of
 from evae.benchmark.cells import Cell
-from evae.benchmark.run import folder_of
 from evae.benchmark.spec import SAME, Published, Spec, listed, matching
 from evae.benchmark.verdicts import RULE, sign_test, told, verdict
 from evae.errors import RunError

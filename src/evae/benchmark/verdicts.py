@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from scipy.stats import binomtest
-
 from evae.benchmark.spec import SAME, Claim, Published
 from evae.reporting.ranking import Result
 
@@ -49,6 +47,8 @@ def sign_test(pairs: Iterable[tuple[float, float]], better: str) -> Sign:
     >>> sign_test([(1.0, 2.0)] * 15 + [(2.0, 1.0)], "lower")
     Sign(wins=15, cells=16, p=0.000259...)
     """
+    from scipy.stats import binomtest
+
     differences = [a - b if better == "higher" else b - a for a, b in pairs]
     signs = [difference > 0 for difference in differences if difference and math.isfinite(difference)]
     p = float(binomtest(sum(signs), len(signs), alternative="greater").pvalue) if signs else 1.0

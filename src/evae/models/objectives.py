@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once: two seconds
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from evae.distributions import (
@@ -191,7 +192,7 @@ def squared_weights(network: nn.Module) -> Tensor | int:
     return sum(weight.square().sum() for weight in network.parameters() if weight.ndim > 1)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it cannot differentiate twice
+@_disable_dynamo  # it cannot differentiate twice
 def decode_with_gradient(model: VAE, z: Tensor) -> tuple[Distribution, Tensor]:
     """p(x|z) of codes (N, d), and an unbiased estimate of the mean over images of ‖∂E[x|z]/∂z‖², a scalar.
 
