@@ -16,6 +16,7 @@ from evae.benchmark.spec import SAME, Published, Spec, listed, matching
 from evae.benchmark.verdicts import RULE, sign_test, told, verdict
 from evae.errors import RunError
 from evae.metrics.legend import legend
+from evae.reporting.pages import data_name
 from evae.reporting.ranking import LEVEL, Result, Verdict, best, disagreement, incomparable, significant
 from evae.reporting.tables import Cell as Text
 from evae.reporting.tables import Grid
@@ -198,7 +199,7 @@ class BenchmarkTable:
 
     def _data_notes(self) -> list[str]:
         """Where named images were, if not where their name says."""
-        return [f"Images: {name} is {place}." for name, place in self.spec.data.items()]
+        return [f"Images: {name} is {data_name(place)}." for name, place in self.spec.data.items()]
 
     def _state_notes(self) -> list[str]:
         finished = sum(m.evaluation is not None for m in self.measured)
