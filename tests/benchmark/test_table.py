@@ -172,7 +172,7 @@ def test_cells_of_an_older_version_are_kept_and_marked(spec, computed, cells):
     text = "\n".join(notes)
     assert "1 cell computed by evae 0.0.0-of-before-" in text
     assert "evaluation.json is damaged or of another version" in text
-    assert [row[1].rpartition(" (")[2] for row in rows] == ["1 of 2)", "2)"]
+    assert [row[1].rpartition(" (")[2] for row in rows] == ["2)", "1 of 2)"]
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ class Options:
             heading: [p for p in section if p.name not in apart] for heading, section in sections.items()
         }
         self.has_model = "model" in self._by_name
+        self._parsers: dict[Family | None, ArgumentParser] = {}
 
     @property
     def name(self) -> str:
@@ -165,7 +166,7 @@ class Options:
         self, files: list[Configuration], words: list[str], family: Family | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The values of options and the hyperparameters of the family."""
-        parser = self.parser(family)
+        parser = self._parsers[family] = self._parsers.get(family) or self.parser(family)
         known = {name: p for name, p in self._by_name.items() if name not in (*self.positional, "model")}
         from_files = [word for file in files for word in words_of(file, known, family)]
         values = self._values(parser, [*from_files, *words], family)
