@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from evae import train
+from evae.benchmark.cells import cells_of
+from evae.benchmark.spec import read_spec
 from evae.cli import COMMANDS, main
 from evae.commandline.declarations import declared
 from evae.commandline.help import dashed
@@ -139,6 +141,9 @@ def test_yaml_blocks_are_configurations(page, text, folder):
     for number, block in enumerate(blocks(text, "yaml")):
         path = folder / f"{number}.yaml"
         path.write_text(block)
+        if "train" in yaml.safe_load(block):
+            assert cells_of(read_spec(path))
+            continue
         assert (
             options("train").parse(["--config", str(path), "--trust-config"])["data"] == yaml.safe_load(block)["data"]
         )
