@@ -10,6 +10,7 @@ from evae.benchmark.cells import cells_of, check_models
 from evae.benchmark.spec import read_spec
 from evae.benchmark.table import BenchmarkTable
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, from Python 3.12 on
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPECS = sorted(path for path in CONFIGS.glob("*.yaml") if "train" in yaml.safe_load(path.read_text()))
 QUICK = ("gaussian-kernel",)

@@ -17,6 +17,7 @@ from evae.benchmark.run import check_workers
 from evae.cli import main
 from evae.errors import ConfigError
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, from Python 3.12 on
 DIMENSIONS = "latent_dim: {grid: [2, 3]}"
 
 
@@ -46,6 +47,20 @@ def test_cells_are_computed_once_and_shared(spec, out, forked, capsys):
     assert len(stamps(out)) == 3
     assert {p.name for p in out.glob("*.md")} == {"spec.md", "other.md", "table.md"}
     assert (out / "table.md").read_text() == (out / "other.md").read_text()
+
+
+def test_a_run_is_measured_otherwise_without_training(spec, out, forked):
+    one = ("[2, 3]", "[2]"), ("[0, 1]", "[0]")
+    benchmark(spec(*one), out)
+    benchmark(spec(*one, ("evaluate: {", "fit_prior: {kind: gaussian, device: cpu}\nevaluate: {repeats: 2, ")), out)
+    first, second = sorted(out.glob("cells/*"), key=lambda folder: (folder / "run" / "prior").exists())
+    assert first.name.rpartition("-")[0] == second.name.rpartition("-")[0]
+    assert "epoch 1/1" in (first / "log.txt").read_text()
+    assert "epoch 1/1" not in (second / "log.txt").read_text()
+    weights = [(folder / "run" / "model.safetensors").read_bytes() for folder in (first, second)]
+    assert weights[0] == weights[1]
+    repeats = [json.loads((f / "run" / "evaluation.json").read_text())["repeats"] for f in (first, second)]
+    assert repeats == [1, 2]
 
 
 def test_shards_compute_their_part(spec, out, forked):

@@ -9,6 +9,7 @@ Exit codes: 0 finished; 75 stopped, with its state saved: again; 73 another proc
 """
 
 import json
+import shutil
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 from evae.benchmark.cells import Cell
 from evae.console import console
 from evae.errors import EvaeError, RunError, first_line, printable
-from evae.files import write_atomically
+from evae.files import replace, temporary_folder, write_atomically
 from evae.records import RecordError, as_type, read_json
 
 AGAIN, BUSY, NEVER = 75, 73, 2
@@ -153,6 +154,19 @@ def open_cells(out: Path, cells: Sequence[Cell], retry: bool = False) -> list[Ce
     return list(found.values())
 
 
+def _take_over_run(folder: CellFolder) -> None:
+    """Begin with the run of a finished cell that was trained in the same way and measured otherwise."""
+    if folder.run.exists():
+        return
+    for other in folder.path.parent.glob(f"{folder.path.name.rpartition('-')[0]}-*"):
+        if (other / RUN / "evaluation.json").is_file():
+            with temporary_folder(folder.run) as temporary:
+                ignored = shutil.ignore_patterns("evaluation*", "prior", "report.html", ".*")
+                shutil.copytree(other / RUN, temporary, ignore=ignored, dirs_exist_ok=True)
+                replace(temporary, folder.run)
+            return
+
+
 def run_cell(folder: CellFolder) -> int:
     """Train, fit a prior and evaluate, as far as that is still to be done; the exit code."""
     try:
@@ -197,6 +211,7 @@ def _compute(folder: CellFolder) -> None:
     if record is None:
         raise RunError(f"{folder.path / RECORD} is missing or damaged; the same evae benchmark command writes it again")
     keep_memory()
+    _take_over_run(folder)
     settings = {name: value for name, value in record.train.items() if name not in ("data", "out", "model")}
     model = as_type(record.train["model"], dict[str, Any])
     factory = find_family(model["class_path"]).factory(model["init_args"])

@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         index: its place among the cells of the spec.
-        name: of its folder: a readable stem and a digest of what it depends on.
+        name: of its folder: a readable stem, and digests of what is trained and of how it is measured.
         values: of the grids, by the setting's name.
         train: options of ``evae train``, resolved; "data" is the place of the images.
         fit_prior: options of ``evae fit-prior``, resolved; None: it is not run.
@@ -172,17 +172,18 @@ def _cell(
     named = str(train["data"])
     train = train | {"data": absolute(spec.data.get(named, named))}
     # Images are known by the name that the spec has for them: where they are may differ from machine to machine.
-    parts = [
-        _essential("train", train | {"data": named if named in spec.data else train["data"]}),
-        None if fit_prior is None else _essential("fit-prior", fit_prior),
-        _essential("evaluate", evaluate),
-    ]
-    digest = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
+    trained = _essential("train", train | {"data": named if named in spec.data else train["data"]})
+    fitted = None if fit_prior is None else _essential("fit-prior", fit_prior)
+    digests = f"{_digest(trained, 6)}-{_digest([fitted, _essential('evaluate', evaluate)], 3)}"
     arguments = train["model"]["init_args"]
     latents = f"d{arguments['latent_dim']}" if "latent_dim" in arguments else ""
     stem = [Path(named).stem, train["model"]["class_path"].rpartition(".")[2], latents, f"seed{train['seed']}"]
     readable = "-".join(re.sub(r"[^\w.]+", "_", part).strip("._")[:30] for part in stem if part)
-    return Cell(index, f"{readable}-{digest}", choice.values, train, fit_prior, evaluate)
+    return Cell(index, f"{readable}-{digests}", choice.values, train, fit_prior, evaluate)
+
+
+def _digest(value: Any, size: int) -> str:
+    return blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
 def _essential(command: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def check_trusted(file: Configuration, option: str = "--trust-config") -> None:
     named += [
         value for name, value in file.options.items() if name == "features" and value is not None and ":" in value
     ]
+    named += [name for name in file.options if name.replace("-", "_") == "trust_spec"]
     if named:
         raise UsageError(
             f"{file.label} names {named[0]}, code that is not evae's and would be run; add {option} if you trust the "
