@@ -63,16 +63,28 @@ def test_a_run_is_measured_otherwise_without_training(spec, out, forked):
     assert repeats == [1, 2]
 
 
-def test_shards_compute_their_part(spec, out, forked):
-    benchmark(spec(("[2, 3]", "[2]")), out, shard="1/2")
-    (name,) = stamps(out)
-    assert "seed1" in name
-    assert "(1 of 2)" in (out / "table.md").read_text()
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        return self.returncode
 
 
-def test_a_cell_that_fails_is_a_row(spec, out, forked, capsys, monkeypatch):
+def test_shards_compute_their_part(spec, out, forked, monkeypatch):
+    names = []
+    monkeypatch.setattr(scheduling, "_spawned", lambda folder, _: names.append(folder.path.name) or Ended(1))
+    for shard in ("0/3", "1/3", "2/3"):
+        assert main(["benchmark", str(spec()), "--out", str(out), "--shard", shard]) == 1
+    assert len(names) == len(set(names)) == 4
+
+
+def test_a_cell_that_fails_is_a_row(spec, computed, out, forked, capsys, monkeypatch):
     path = spec((f"EVAE, init_args: {{{DIMENSIONS}}}", "VampVAE, init_args: {pseudo_inputs: {grid: [4, 500]}}"),
                 ("rows: model.latent_dim", "rows: model.pseudo_inputs"), ("[0, 1]", "[0]"))  # fmt: skip
+    computed(path, lambda cell: {"bce": 1.0} if cell.value("model.pseudo_inputs") == "4" else None, out)
     assert main(["benchmark", str(path), "--out", str(out)]) == 1
     said = capsys.readouterr().err
     sentence = "the model initialises from 500 training images, but there are only 48"
@@ -88,16 +100,6 @@ def test_a_cell_that_fails_is_a_row(spec, out, forked, capsys, monkeypatch):
     assert main(["benchmark", str(path), "--out", str(out)]) == 1
     with pytest.raises(pytest.fail.Exception):
         main(["benchmark", str(path), "--out", str(out), "--retry"])
-
-
-class Ended:
-    """A process that has ended."""
-
-    def __init__(self, code):
-        self.returncode = code
-
-    def poll(self):
-        return self.returncode
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,8 @@ def timeless(out):
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_schedulers(spec, out, tmp_path, kills, monkeypatch, forked):
     """kill -9 of the scheduler at random moments; the processes of cells go on, and are waited for."""
-    path = spec(("epochs: 1", "epochs: 2"), ("[2, 3]", "[2]" if kills == 2 else "[2, 3]"))
+    few = [("[2, 3]", "[2]"), ("[0, 1]", "[0]")] if kills == 2 else []
+    path = spec(("epochs: 1", "epochs: 2"), *few)
     benchmark(path, tmp_path / "undisturbed")
     draw = random.Random(kills)
     for _ in range(kills):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from evae.benchmark.spec import MAX_CELLS, places
+from evae.benchmark.spec import places
 from evae.cli import main
 from evae.errors import ConfigError
 
 DIMENSIONS = "latent_dim: {grid: [2, 3]}"
+MANY = f"{{grid: {list(range(1, 72))}}}"
 LAYOUT = "table: {rows: model.latent_dim, over: seed, columns: [bce, mse, sharpness]}"
 
 
@@ -117,7 +118,7 @@ class TestCells:
         (("  data: blobs\n", ""), "(train): data is missing"),
         (("  data: blobs\n", "  data: blob\n"), "no cell has the data blobs (did you mean blob?); the cells have blob"),
         (("blobs.npz", "nothing.npz"), "the data blobs: there is no '"),
-        (("grid: [2, 3]", f"grid: {list(range(MAX_CELLS // 2 + 1))}"), "its grids make more than 10,000 cells"),
+        ((DIMENSIONS, f"latent_dim: {MANY}, n: {MANY}"), "its grids make more than 10,000 cells"),
         (
             ("evaluate:", "claims: [{metric: bce, better: lower, winner: EVAE, loser: AE}]\nevaluate:"),
             "model is neither in the",
