@@ -112,11 +112,13 @@ class CellFolder:
         return 0
 
     def write(self, cell: Cell) -> None:
-        """Write cell.json.
+        """Write cell.json, and forget why it failed before.
 
         Raises:
             RunError: it cannot be written.
         """
+        with suppress(OSError):
+            (self.path / FAILED).unlink()
         record = Record(version("evae"), cell.train, cell.fit_prior, cell.evaluate)
         write_atomically(self.path / RECORD, json.dumps(asdict(record), indent=2) + "\n")
 
