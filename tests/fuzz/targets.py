@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load
 
 from evae import EVAE, compare, evaluate, load_model, open_store, report
+from evae.benchmark.cells import cells_of
+from evae.benchmark.spec import read_spec
 from evae.cli import main
 from evae.data.cache import cache
 from evae.data.record import FileRecord
@@ -292,6 +294,15 @@ def _command(folder: Path) -> None:
         main(["train", "--config", str(folder / "a.yaml"), "--print-config"])
 
 
+def _spec(folder: Path) -> None:
+    """A benchmark with every part of a spec."""
+    shutil.copyfile(Path(__file__).parents[2] / "configs" / "paper-table1.yaml", folder / "a.yaml")
+
+
+def _cells(folder: Path) -> None:
+    cells_of(read_spec(folder / "a.yaml"))
+
+
 TARGETS = {
     "png": Target(_images("png"), _opened(), {"*.png": forms.PNG}),
     "jpg": Target(_images("jpg"), _opened(), {"*.jpg": forms.BYTES}, quick=0),
@@ -347,4 +358,5 @@ TARGETS = {
         _feature_weights, _read_feature_weights, {"*.pth": forms.BYTES, "*.safetensors": forms.TENSORS}
     ),
     "config": Target(_configuration, _command, {"*.yaml": forms.YAML}),
+    "spec": Target(_spec, _cells, {"*.yaml": forms.YAML}),
 }

@@ -236,7 +236,7 @@ def _label(node: yaml.Node) -> str:
     value = _plain(node)
     if not isinstance(value, dict) or "class_path" not in value:
         return json.dumps(value)
-    arguments = value.get("init_args") or {}
+    arguments = value["init_args"] if isinstance(value.get("init_args"), dict) else {}
     fixed = [f"{k} {v}" for k, v in arguments.items() if not (isinstance(v, dict) and list(v) == ["grid"])]
     return ", ".join([str(value["class_path"]).removeprefix("evae."), *fixed])
 

@@ -163,6 +163,7 @@ class BenchmarkTable:
                 f"{_others(settings, compared)}. "
                 f"Two-sided tests: {tests}; Holm's correction over {counted(len(verdicts), 'comparison')}, "
                 f"family-wise error rate {LEVEL:.0%}."
+                + (" Tests over images compare these weights, not other seeds." if "images" in tests else "")
             )
         return {places[name] for name in significant(verdicts)}, list(dict.fromkeys(notes))
 
