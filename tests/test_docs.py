@@ -43,7 +43,7 @@ def commands(text: str) -> list[list[str]]:
 @cache
 def options(command: str) -> Options:
     of = COMMANDS[command]
-    return Options(declared(of.module, command.replace("-", "_")), of.positional, of.first, of.hidden)
+    return Options(declared(of.module, command.replace("-", "_")), of.positional, of.first, of.hidden, of.passed_on)
 
 
 def small(text: str) -> str:

@@ -24,7 +24,8 @@ _INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells report it
 class _Command(NamedTuple):
     """Where a command's function lives, imported only when it is called, and what its help shows.
 
-    ``file`` is the option that names a file to write, where a folder cannot be meant.
+    ``file`` is the option that names a file to write, where a folder cannot be meant; ``passed_on`` are options whose
+    values are options of another program.
     """
 
     module: str
@@ -33,6 +34,7 @@ class _Command(NamedTuple):
     first: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     file: str | None = None
+    passed_on: tuple[str, ...] = ()
 
 
 # To add a command: a typed function whose docstring is its help, and a line here; its name has _ for -.
@@ -57,7 +59,9 @@ COMMANDS = {
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),
     "inspect": _Command("evae.inspection", "show what evae train would find in your images", ("data",), file="out"),
-    "benchmark": _Command("evae.benchmark", "fill the table of a spec: train and evaluate its grid", ("spec",)),
+    "benchmark": _Command(
+        "evae.benchmark", "fill the table of a spec: train and evaluate its grid", ("spec",), passed_on=("slurm",)
+    ),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 
@@ -135,7 +139,7 @@ def _options(name: str) -> "Options":
 
     command = COMMANDS[name]
     function = declared(command.module, name.replace("-", "_"))
-    return Options(function, command.positional, command.first, command.hidden)
+    return Options(function, command.positional, command.first, command.hidden, command.passed_on)
 
 
 def _run(name: str, arguments: list[str]) -> None:

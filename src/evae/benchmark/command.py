@@ -11,6 +11,7 @@ from rich.text import Text
 from evae import checks
 from evae.benchmark.cell import CELLS, LOG, folder_of, open_cells
 from evae.benchmark.cells import Cell, cells_of, check_models
+from evae.benchmark.slurm import submit
 from evae.benchmark.spec import Spec, places, read_spec
 from evae.benchmark.table import BenchmarkTable
 from evae.console import Console, console, warn
@@ -37,6 +38,8 @@ def benchmark(
     data: list[str] | None = None,
     workers: int = 1,
     shard: str | None = None,
+    slurm: str | None = None,
+    slurm_concurrent: int | None = None,
     status: bool = False,
     table: bool = False,
     retry: bool = False,
@@ -54,6 +57,9 @@ def benchmark(
         data: where data named in the spec are, NAME=PATH or NAME=ID of the hub; may be repeated.
         workers: cells to compute at a time, each in a process.
         shard: compute the i-th of n parts of the cells only, as i/n with i from 0; for machines without a scheduler.
+        slurm: submit the cells to SLURM as one job array, and return; the value is options of sbatch, in quotes, such
+            as "--partition=gpu --time=2:00:00 --gres=gpu:1".
+        slurm_concurrent: cells that SLURM computes at a time; default: as many as it can.
         status: print what each cell is at, and compute nothing.
         table: print and write the table of the cells that are finished, and compute nothing.
         retry: also compute cells again that failed for good.
@@ -66,11 +72,12 @@ def benchmark(
     Raises:
         UsageError: the spec cannot be understood, or some of its cells cannot work.
         ConfigError: a setting cannot work, or memory does not hold so many workers.
-        RunError: the results cannot be written.
+        RunError: the results cannot be written, or SLURM does not take the cells.
         InterruptedBenchmark: Ctrl-C or SIGTERM; all cells are saved.
         FailedCellsError: some cells failed.
     """
     checks.whole_number("workers", workers, most=1024)
+    _check_slurm(slurm, slurm_concurrent, workers)
     of, out = read_spec(Path(spec), places(data)), Path(out)
     part = _part(shard)
     cells = cells_of(of, trust_spec)
@@ -81,7 +88,12 @@ def benchmark(
     _check_folder(out, _names(of), overwrite)
     if not table:
         own = [cell for cell in cells if cell.index % part[1] == part[0]]
-        _compute(of, own, out, workers, retry)
+        todo = _todo(of, own, out, retry)
+        if slurm is not None and todo:
+            done = len({cell.name for cell in own}) - len(todo)
+            Console().print(submit(of.name, out, todo, done, slurm, slurm_concurrent), soft_wrap=True)
+            return out
+        _compute(todo, out, workers)
     grid, notes = _write_table(of, cells, out)
     print_grid(grid)
     for note in [*notes, f"table.md, table.csv, table.tex and table.html in {out}"]:
@@ -119,15 +131,29 @@ def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
             raise RunError(f"--out {out} cannot be written: {folder} is read-only; name another folder")
 
 
-def _compute(spec: Spec, cells: Sequence[Cell], out: Path, workers: int, retry: bool) -> None:
-    from evae.benchmark.run import Scheduler, check_workers  # with all that trains, which tables do without
+def _check_slurm(options: str | None, concurrent: int | None, workers: int) -> None:
+    if options is None and concurrent is not None:
+        raise ConfigError("--slurm-concurrent is for --slurm")
+    if concurrent is not None:
+        checks.whole_number("slurm_concurrent", concurrent)
+    if options is not None and workers != 1:
+        raise ConfigError("--workers are processes of this machine; with --slurm give --slurm-concurrent")
 
+
+def _todo(spec: Spec, cells: Sequence[Cell], out: Path, retry: bool) -> list[Cell]:
+    """The cells that are still to be computed, all of which can be; the results hold a copy of the spec then."""
     todo = open_cells(out, cells, retry)
     check_models(spec, todo)
     _warn_of_other_data(cells, out)
     write_atomically(out / "specs" / f"{spec.name}.yaml", spec.content)
-    if todo:
-        Scheduler(out, todo, check_workers(workers, len(todo))).run()
+    return todo
+
+
+def _compute(cells: Sequence[Cell], out: Path, workers: int) -> None:
+    from evae.benchmark.run import Scheduler, check_workers  # with all that trains, which tables do without
+
+    if cells:
+        Scheduler(out, cells, check_workers(workers, len(cells))).run()
 
 
 def _warn_of_other_data(cells: Sequence[Cell], out: Path) -> None:

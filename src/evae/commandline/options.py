@@ -42,6 +42,7 @@ class Options:
         positional: names of parameters that are given without a flag.
         first: options to show before all others.
         hidden: parameters that are for Python only.
+        passed_on: parameters whose values are options of another program; each may be given without a value, as "".
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class Options:
         positional: tuple[str, ...] = (),
         first: tuple[str, ...] = (),
         hidden: tuple[str, ...] = (),
+        passed_on: tuple[str, ...] = (),
     ) -> None:
-        self.function, self.positional = function, positional
+        self.function, self.positional, self.passed_on = function, positional, passed_on
         self.groups = groups(function)
         own = [p for p in parameters(function) if p.name not in {*self.groups, *hidden}]
         self._by_name = {p.name: p for p in own}
@@ -91,7 +93,7 @@ class Options:
         for heading, section in self._sections.items():
             group = parser.add_argument_group(heading)
             for parameter in section:
-                _add(group, f"--{parameter.name}", parameter)
+                _add(group, f"--{parameter.name}", parameter, parameter.name in self.passed_on)
         if self.has_model:
             self._add_model(parser, family or self.default_family)
         self._add_general(parser, has_options)
@@ -139,7 +141,8 @@ class Options:
             UsageError: an option is unknown or has a wrong value.
             ConfigError: a setting cannot work.
         """
-        words = syntax.split(arguments, self._own_options)
+        own = {f"--{name}" for name in self._by_name} | self._own_options | {"--help", "-h"}
+        words = syntax.split(syntax.joined(arguments, self.passed_on, own), self._own_options)
         files = [read_configuration(Path(path)) for path in words.configs]
         for file in () if words.is_trusted else files:
             check_trusted(file)
@@ -220,6 +223,7 @@ class _Text:
 
     option: str
     kind: type
+    may_be_empty: bool = False
 
     def __call__(self, value: Any) -> Any:
         """Of the kind.
@@ -229,7 +233,7 @@ class _Text:
         """
         if not isinstance(value, str):
             return value
-        if not value:
+        if not value and not self.may_be_empty:
             raise UsageError(
                 f"{self.option} is empty; give a {'path' if self.kind is Path else 'value'} or leave it out"
             )
@@ -267,7 +271,7 @@ def _add_positional(parser: ArgumentParser, parameter: Parameter) -> None:
     )
 
 
-def _add(group: Any, option: str, parameter: Parameter) -> None:
+def _add(group: Any, option: str, parameter: Parameter, is_passed_on: bool = False) -> None:
     """Add a parameter to a group of options."""
     default = float(parameter.default) if parameter.hint is float and not parameter.is_required else parameter.default
     shown = {"required": True} if parameter.is_required else {"default": default}
@@ -279,8 +283,8 @@ def _add(group: Any, option: str, parameter: Parameter) -> None:
         metavar = f"{parameter.name.upper()} ..."
         group.add_argument(option, type=kind, action="append", metavar=metavar, help=_escaped(parameter.help))
     elif parameter.text is not None:
-        metavar = "PATH" if parameter.text is Path else parameter.name.upper()
-        kind = _Text(dashed(option), parameter.text)
+        metavar = "PATH" if parameter.text is Path else "[OPTIONS]" if is_passed_on else parameter.name.upper()
+        kind = _Text(dashed(option), parameter.text, is_passed_on)
         group.add_argument(option, type=kind, metavar=metavar, help=_escaped(parameter.help), **shown)
     else:
         group.add_argument(option, type=parameter.hint, help=_escaped(parameter.help), **shown)

@@ -56,6 +56,24 @@ def split(arguments: Sequence[str], known: Collection[str]) -> Words:
     return words
 
 
+def joined(arguments: Sequence[str], passed_on: Collection[str], known: Collection[str]) -> list[str]:
+    """The words with each option of ``passed_on`` and its value as one word; the value may begin with dashes.
+
+    Where another option of the command follows, which are ``known``, or none does, the value is empty.
+    """
+    words, remaining = list[str](), list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        if word == "--":
+            return [*words, word, *remaining]
+        option, equals, _ = _spelled(word)
+        if not equals and option.removeprefix("--") in passed_on:
+            is_value = remaining and remaining[0][:1] in ("-", "") and _spelled(remaining[0])[0] not in known
+            word = f"{word}={remaining.pop(0) if is_value else ''}"
+        words.append(word)
+    return words
+
+
 def with_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
     """The words with --overwrite as --overwrite=true, for all ``flags`` but those before true or false."""
     spelled = []
