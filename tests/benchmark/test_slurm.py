@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import evae
+from evae.benchmark import benchmark
 from evae.benchmark.cell import CellFolder, folder_of
 from evae.benchmark.cells import Cell
 from evae.benchmark.slurm import submit
@@ -126,7 +127,7 @@ def process_of(folder):
 
 
 @pytest.mark.slurm
-def test_a_real_slurm(spec, cells, tmp_path, slurm, capsys, monkeypatch):
+def test_a_real_slurm(spec, cells, tmp_path, slurm, forked, capsys, monkeypatch):
     """One task is killed, one requeued, one stopped as before the end of its time, one cancelled."""
     monkeypatch.setenv("PYTHONPATH", str(Path(evae.__file__).parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -161,8 +162,7 @@ def test_a_real_slurm(spec, cells, tmp_path, slurm, capsys, monkeypatch):
     assert all(folder.state == "finished" for folder in folders)
     assert main([*command, "--slurm"]) == 0  # nothing is left: the table
 
-    there = tmp_path / "undisturbed"
-    subprocess.run([sys.executable, "-m", "evae", *command[:-1], str(there), "--workers", "1"], check=True)
+    there = benchmark(path, tmp_path / "undisturbed")
     for name in ("table.md", "table.csv"):
         assert (out / name).read_text() == (there / name).read_text()
 

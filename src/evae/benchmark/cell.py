@@ -112,15 +112,18 @@ class CellFolder:
         return 0
 
     def write(self, cell: Cell) -> None:
-        """Write cell.json, and forget why it failed before.
+        """Write cell.json.
 
         Raises:
             RunError: it cannot be written.
         """
-        with suppress(OSError):
-            (self.path / FAILED).unlink()
         record = Record(version("evae"), cell.train, cell.fit_prior, cell.evaluate)
         write_atomically(self.path / RECORD, json.dumps(asdict(record), indent=2) + "\n")
+
+    def forget_failure(self) -> None:
+        """Delete failed.json: the cell is started again."""
+        with suppress(OSError):
+            (self.path / FAILED).unlink()
 
     def fail(self, code: int, sentence: str) -> None:
         """Write failed.json.
@@ -175,8 +178,7 @@ def run_cell(folder: CellFolder) -> int:
         with folder.locked():
             if folder.is_finished:
                 return 0
-            with suppress(FileNotFoundError):
-                (folder.path / FAILED).unlink()
+            folder.forget_failure()
             code, sentence = _outcome(folder)
             if code not in (0, AGAIN):
                 folder.fail(code, sentence)

@@ -129,6 +129,7 @@ class Scheduler:
         if folder.is_busy:
             self._elsewhere.append(cell)
             return
+        folder.forget_failure()
         folder.write(cell)
         place = min(set(range(self.workers)) - {child.place for child in self._running})
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
