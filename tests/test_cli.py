@@ -336,7 +336,8 @@ class TestOverview:
 
         seen = []
         monkeypatch.setattr(training, "train", _recorder(training.train, seen))
-        configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+        found = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+        configs = [config for config in found if "\ntrain:" not in config.read_text()]  # those are of evae benchmark
         assert configs
         for config in configs:
             assert evae("train", "--config", config, "--out", tmp_path) == 0

@@ -65,6 +65,27 @@ class TestTexts:
         assert (values["overwrite"], values["sync_batchnorm"]) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("words", "value", "spec"),
+    [
+        (["s.yaml"], None, "s.yaml"),
+        (["--slurm", "s.yaml"], "", "s.yaml"),
+        (["s.yaml", "--slurm", "--trust-spec"], "", "s.yaml"),
+        (["s.yaml", "--slurm"], "", "s.yaml"),
+        (["--slurm", "", "s.yaml"], "", "s.yaml"),
+        (["--slurm", "--partition=a-b", "s.yaml"], "--partition=a-b", "s.yaml"),
+        (["--slurm", "-p a --gpu-bind=x", "--out", "o", "s.yaml"], "-p a --gpu-bind=x", "s.yaml"),
+        (["--slurm=--time=1", "s.yaml"], "--time=1", "s.yaml"),
+        (["--", "--slurm"], None, "--slurm"),
+    ],
+)
+def test_options_that_are_passed_on_to_another_program(words, value, spec):
+    of = COMMANDS["benchmark"]
+    options = Options(declared(of.module, "benchmark"), of.positional, passed_on=of.passed_on)
+    values = options.parse(words)
+    assert (values["slurm"], values["spec"]) == (value, Path(spec))
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("text", "sentence"),

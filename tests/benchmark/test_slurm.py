@@ -334,10 +334,13 @@ class TestScript:
         assert task.arguments() == ["-m", "evae.benchmark", str(folder)]
         assert (folder / "log.txt").read_text() == "3\n"
 
-    @pytest.mark.parametrize(("of_all", "name", "is_requeued"), [(False, "USR1", True), (True, "TERM", False)])
-    def test_signals(self, task, tmp_path, of_all, name, is_requeued):
+    @pytest.mark.parametrize(
+        ("of_all", "name", "handled", "is_requeued"),
+        [(False, "USR1", "USR1", True), (False, "USR1", "INT", True), (True, "TERM", "TERM", False)],
+    )
+    def test_signals(self, task, tmp_path, of_all, name, handled, is_requeued):
         """USR1 comes to the script alone before the end of the time; TERM to all processes of a job that is ended."""
-        process = task(f"trap 'sleep 0.2; exit 75' {name}; echo >>started; while :; do sleep 0.05; done")
+        process = task(f"trap 'sleep 0.2; exit 75' {handled}; echo >>started; while :; do sleep 0.05; done")
         until((tmp_path / "started").exists, "the start")
         (os.killpg if of_all else os.kill)(process.pid, getattr(signal, f"SIG{name}"))
         assert process.wait() == 75

@@ -506,6 +506,7 @@ class TestHostile:
         with pytest.raises(DataError, match=r"d\.arrow is damaged"):
             open_store(tmp_path / "d.arrow")
 
+    @pytest.mark.slow
     def test_rows_that_unpack_to_too_much(self, tmp_path):
         pq.write_table(
             pa.table({"image": [bytes(2**25)] * 10}), tmp_path / "d.parquet", compression="zstd", use_dictionary=False

@@ -122,8 +122,16 @@ def reference(name, prior, z, w, spread):
         return float(mpmath.log(mpmath.quad(integrand, points)))
 
 
-@pytest.mark.parametrize("prior", ["uniform", "gaussian"])
-@pytest.mark.parametrize("name", sorted(KERNELS))
+SLOW = {"logistic", "triangular", "triweight", "biweight"}  # beside a Gaussian prior: seconds of mpmath
+
+
+@pytest.mark.parametrize(
+    ("name", "prior"),
+    [
+        pytest.param(name, prior, marks=[pytest.mark.slow] * (name in SLOW and prior == "gaussian"))
+        for name, prior in itertools.product(sorted(KERNELS), ("uniform", "gaussian"))
+    ],
+)
 def test_every_kernel_against_high_precision_quadrature(name, prior):
     for ratio, fraction in itertools.product((1e-6, 1e-2, 0.6, 2.0, 50.0, 1e6), (0.0, 0.3, 0.8)):
         w, spread = ratio * 0.1, 0.1

@@ -65,15 +65,15 @@ def test_in_4096_dimensions():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "prior"), [("epanechnikov", "uniform"), ("epanechnikov", "kernel"), ("cosine", "uniform")]
+    ("kernel", "prior", "dim"),
+    [("epanechnikov", "uniform", 1), ("cosine", "uniform", 1), ("epanechnikov", "kernel", 2)],
 )
-@pytest.mark.parametrize("dim", [1, 2])
 def test_the_bound_holds(kernel, prior, dim):
     """-ELBO ≥ -ln p(x) = -ln ∫ p(x|z) p(z) dz, by quadrature over the support of the prior; the gap is KL(q‖p(z|x))."""
     torch.manual_seed(dim)
     model = BoundedVAE(SHAPE, dim, kernel, prior=prior).double().eval()
     image = torch.rand(1, *SHAPE, dtype=torch.float64)
-    nodes = torch.linspace(-1, 1, {1: 401, 2: 41}[dim], dtype=torch.float64)[1:-1]
+    nodes = torch.linspace(-1, 1, {1: 401, 2: 61}[dim], dtype=torch.float64)[1:-1]
     z = torch.cartesian_prod(*[nodes] * dim).reshape(-1, dim)
     with torch.no_grad():
         log_joint = model.likelihood(z).log_prob(image) + model.prior().log_prob(z)

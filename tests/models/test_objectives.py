@@ -338,7 +338,7 @@ class TestVampVAE:
             model.encoder.loc.weight *= 20
             q, p = model.posterior(image), model.posterior(other)
             known = torch.distributions.kl_divergence(q, p).item()
-            estimates = torch.cat([model.objective.divergence(model, q) for _ in range(2000)])
+            estimates = torch.cat([model.objective.divergence(model, q) for _ in range(500)])
         assert known > 1e-3
         assert abs(estimates.mean().item() - known) < 6 * estimates.std().item() / len(estimates) ** 0.5
         assert model.objective.divergence_name == "monte_carlo_kl"

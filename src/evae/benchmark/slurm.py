@@ -57,6 +57,7 @@ process=$!
 trap 'signalled=yes; kill -USR1 "$process"' USR1
 trap 'signalled=yes; ended=yes' TERM
 while signalled=; wait "$process"; code=$?; [ -n "$signalled" ]; do :; done
+[ "$code" -eq $((128 + $(kill -l USR1))) ] && code=75  # it had only just begun, and had nothing to save
 
 case $code in
   73) echo "another process has $folder"; exit 0 ;;
@@ -111,7 +112,7 @@ def submit(name: str, out: Path, cells: Sequence[Cell], done: int, options: str,
     script = out / SLURM / f"{name}.sh"
     write_atomically(script, _script(name, out, left, concurrent))
     log = str(script.parent.absolute()).replace("%", "%%") + "/%A_%a.log"
-    submission = _submitted(_run("sbatch", "--parsable", f"--output={log}", *words, str(script)), left)
+    submission = _submitted(_run("sbatch", "--parsable", f"--output={log}", *words, str(script.absolute())), left)
     write_atomically(script.parent / f"{submission.job}.json", json.dumps(asdict(submission), indent=2) + "\n")
     told = f"job {submission.job} of SLURM computes {counted(len(left), 'cell')} ({script})"
     told += f"; left out: {left_out}" if left_out else ""
