@@ -49,6 +49,12 @@ def test_images_are_spread_over_the_data(tmp_path):
     assert sorted(sheet[2 + 10 * np.arange(8)][:, 2 + 10 * np.arange(8)].ravel()) == list(range(64))
 
 
+def test_an_array(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    store = inspect(x, tmp_path / "sheet.png", image_size=8)
+    assert len(store.train) + len(store.holdout) == 40
+
+
 class TestOutputs:
     def test_not_among_the_images(self, photos, monkeypatch):
         monkeypatch.chdir(photos)

@@ -129,10 +129,10 @@ def _completion(shell: list[str]) -> str:
 
     if len(shell) != 1:
         raise UsageError("--print-completion takes the name of a shell: bash, zsh or fish")
-    return script(shell[0], {name: _options(name).completions() for name in COMMANDS})
+    return script(shell[0], {name: options_of(name).completions() for name in COMMANDS})
 
 
-def _options(name: str) -> "Options":
+def options_of(name: str) -> "Options":
     """The options of a command, read from the source of its function."""
     from evae.commandline.declarations import declared
     from evae.commandline.options import Options
@@ -152,7 +152,7 @@ def _run(name: str, arguments: list[str]) -> None:
     command, function = COMMANDS[name], name.replace("-", "_")
     if str(Path.cwd()) not in sys.path:  # where python -m would look for the user's modules
         sys.path.insert(0, str(Path.cwd()))
-    options = _options(name).parse(arguments)
+    options = options_of(name).parse(arguments)
     if command.file is not None and (path := options[command.file]) is not None and path.is_dir():
         raise UsageError(f"--{command.file} {path} is a folder; name the file to write")
     _prepare_process()

@@ -8,6 +8,7 @@ import numpy as np
 from evae import figures
 from evae.console import console
 from evae.data import ImageOptions, Store, open_store, to_float
+from evae.data.memory import Data, named
 from evae.outputs import check_output, data_of, mark
 from evae.settings import flat
 
@@ -16,7 +17,7 @@ _SHOWN, _COLUMNS = 64, 8  # images of a contact sheet
 
 @flat
 def inspect(
-    data: str,
+    data: Data,
     out: Path = Path("contact-sheet.png"),
     images: ImageOptions = ImageOptions(),
     overwrite: bool = False,
@@ -39,7 +40,7 @@ def inspect(
         ConfigError: an option is not valid.
         RunError: the contact sheet cannot be written or would replace another file.
     """
-    out = Path(out)
+    out, data = Path(out), named(data)
     figures.check_grid(out, _SHOWN, (3, 96, 96), _COLUMNS)
     check_output(out, "contact sheet", overwrite, data=data_of(None, data))
     store = open_store(data, **asdict(images), show_account=True)

@@ -5,18 +5,20 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 from msgspec import Meta, ValidationError, convert
 
 from evae.errors import printable
-from evae.files import NotRegularError, open_regular
+from evae.files import NotRegularError, open_regular, write_atomically
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
 MAX_WHOLE = 2**63 - 1
 
+# In one union with a tuple of fixed length, as Finite | tuple[Finite, Finite], msgspec 0.22 ends the process.
 Finite = Annotated[float, Meta(ge=-1e100, le=1e100)]  # sums and squares of such numbers are finite
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -76,6 +78,15 @@ def read_json(path: Path, kind: type[T], most: int = MAX_BYTES) -> T:
         OSError: it cannot be read.
     """
     return as_type(parse_json(read_bytes(path, most)), kind)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a dataclass as ``read_json`` reads it, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_atomically(path, json.dumps(asdict(record), indent=2) + "\n")
 
 
 def parse_json(content: bytes | str) -> Any:

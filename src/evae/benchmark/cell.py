@@ -8,12 +8,11 @@
 Exit codes: 0 finished; 75 stopped, with its state saved: again; 73 another process has the cell; others: failed.
 """
 
-import json
 import shutil
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,8 @@ from filelock import FileLock, Timeout
 from evae.benchmark.cells import Cell
 from evae.console import console
 from evae.errors import EvaeError, RunError, first_line, printable
-from evae.files import replace, temporary_folder, write_atomically
-from evae.records import RecordError, as_type, read_json
+from evae.files import replace, temporary_folder
+from evae.records import RecordError, as_type, read_json, write_json
 
 AGAIN, BUSY, NEVER = 75, 73, 2
 CELLS, RUN, RECORD, FAILED, LOG = "cells", "run", "cell.json", "failed.json", "log.txt"
@@ -86,6 +85,12 @@ class CellFolder:
             return None
 
     @property
+    def why(self) -> str:
+        """Why it failed, and where its log is; "" where it has not failed."""
+        failed = self.failure
+        return "" if failed is None else f"{failed.sentence} (log: {self.path / LOG})"
+
+    @property
     def record(self) -> Record | None:
         """Its cell.json; None where there is none, or none that can be used."""
         try:
@@ -118,7 +123,7 @@ class CellFolder:
             RunError: it cannot be written.
         """
         record = Record(version("evae"), cell.train, cell.fit_prior, cell.evaluate)
-        write_atomically(self.path / RECORD, json.dumps(asdict(record), indent=2) + "\n")
+        write_json(self.path / RECORD, record)
 
     def forget_failure(self) -> None:
         """Delete failed.json: the cell is started again."""
@@ -131,7 +136,7 @@ class CellFolder:
         Raises:
             RunError: it cannot be written.
         """
-        write_atomically(self.path / FAILED, json.dumps(asdict(Failure(code, printable(sentence))), indent=2) + "\n")
+        write_json(self.path / FAILED, Failure(code, printable(sentence)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evae.benchmark.spec import Choice, Spec
-from evae.cli import COMMANDS
+from evae.cli import options_of
 from evae.commandline.configuration import Configuration, check_trusted
-from evae.commandline.declarations import declared
 from evae.commandline.families import find_family
-from evae.commandline.options import Options
 from evae.commandline.parameters import UsageError
 from evae.data import absolute
 from evae.errors import EvaeError
@@ -79,11 +77,7 @@ def cells_of(spec: Spec, trusted: bool = False) -> list[Cell]:
     ]
 
 
-@cache
-def _options(command: str) -> Options:
-    of = COMMANDS[command]
-    function = declared(of.module, command.replace("-", "_"))
-    return Options(function, of.positional, of.first, of.hidden)
+_options = cache(options_of)
 
 
 def _measuring(command: str, file: Configuration) -> dict[str, Any]:

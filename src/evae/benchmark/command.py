@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evae import checks
-from evae.benchmark.cell import CELLS, LOG, folder_of, open_cells
+from evae.benchmark.cell import CELLS, folder_of, open_cells
 from evae.benchmark.cells import Cell, cells_of, check_models
 from evae.benchmark.slurm import submit
 from evae.benchmark.spec import Spec, places, read_spec
@@ -207,9 +207,9 @@ def _print_status(cells: Sequence[Cell], out: Path) -> None:
         for title in ("cell", "state", "epochs", "why"):
             table.add_column(title, overflow="fold")
         for cell in begun:
-            folder, failed = folders[cell.name], folders[cell.name].failure
-            why = "" if failed is None else f"{failed.sentence} (log: {folder.path / LOG})"
-            table.add_row(*map(Text, (cell.name, states[cell.name], f"{folder.epochs} of {cell.train['epochs']}", why)))
+            folder = folders[cell.name]
+            epochs = f"{folder.epochs} of {cell.train['epochs']}"
+            table.add_row(*map(Text, (cell.name, states[cell.name], epochs, folder.why)))
         Console().print(table)
     Console().print(f"{counted(len(states), 'cell')}: {told}")
 

@@ -155,7 +155,7 @@ class Scheduler:
             return
         if folder.failure is None:
             folder.fail(code, _cause(code, folder))
-        self._tell(f"{child.cell.name}: failed: {_sentence(folder)}")
+        self._tell(f"{child.cell.name}: failed: {folder.why}")
 
     def _goes_on(self, cell: Cell, folder: CellFolder) -> bool:
         """Whether a cell that was stopped has come further than last time, or may not have had the time to."""
@@ -241,8 +241,3 @@ def _cause(code: int, folder: CellFolder) -> str:
         lines = (folder.path / LOG).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"its process ended with exit code {code}"
     return f"its process ended with exit code {code}"
-
-
-def _sentence(folder: CellFolder) -> str:
-    failed = folder.failure
-    return f"{failed.sentence if failed else 'unknown'} (log: {folder.path / LOG})"

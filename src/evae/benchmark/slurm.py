@@ -5,21 +5,20 @@ slurm/JOB.json      the cells of a job array, in the order of its tasks
 slurm/JOB_TASK.log  what SLURM says of a task; what its cell prints is in the cell's log.txt
 """
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from evae.benchmark.cell import CELLS, folder_of
 from evae.benchmark.cells import Cell
 from evae.errors import ConfigError, RunError
 from evae.files import write_atomically
-from evae.records import RecordError, read_json
+from evae.records import RecordError, read_json, write_json
 from evae.rounding import counted
 
 SLURM = "slurm"
@@ -113,7 +112,7 @@ def submit(name: str, out: Path, cells: Sequence[Cell], done: int, options: str,
     write_atomically(script, _script(name, out, left, concurrent))
     log = str(script.parent.absolute()).replace("%", "%%") + "/%A_%a.log"
     submission = _submitted(_run("sbatch", "--parsable", f"--output={log}", *words, str(script.absolute())), left)
-    write_atomically(script.parent / f"{submission.job}.json", json.dumps(asdict(submission), indent=2) + "\n")
+    write_json(script.parent / f"{submission.job}.json", submission)
     told = f"job {submission.job} of SLURM computes {counted(len(left), 'cell')} ({script})"
     told += f"; left out: {left_out}" if left_out else ""
     return f"{told}; --status shows how far they are, --table writes the table of those that are finished"

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from msgspec import Struct, field
 
-from evae.commandline.configuration import Configuration, configuration, pairs, read_nodes, text
+from evae.commandline.configuration import NULL, Configuration, configuration, pairs, read_nodes, text
 from evae.commandline.parameters import UsageError, did_you_mean
 from evae.errors import ConfigError
 from evae.records import Finite, RecordError, as_type
@@ -21,7 +21,7 @@ MAX_CELLS = 10_000
 SAME = ("data", "networks", "epochs", "features", "metric")  # what a figure must share with ours to be comparable
 _PARTS = ("data", "train", "fit_prior", "evaluate", "table", "published", "claims")
 _OURS = ("out", "resume", "overwrite")  # options of evae train that the benchmark sets
-_TEXT, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+_TEXT = "tag:yaml.org,2002:str"
 
 T = TypeVar("T")
 
@@ -266,9 +266,7 @@ def _data(label: str, node: yaml.Node | None, choices: list[Choice], replaced: M
 
 def _measures(label: str, part: str, node: yaml.Node | None) -> Configuration:
     """The options of a command that measures, or fits to, the cell's own run and images."""
-    measures = configuration(
-        f"{label} ({part})", node if node is None or node.tag != "tag:yaml.org,2002:null" else None
-    )
+    measures = configuration(f"{label} ({part})", None if node is None or node.tag == NULL else node)
     for name in measures.options:
         if name in ("data", "run_folder", "run-folder"):
             raise UsageError(f"{label} ({part}): {name} is set by the benchmark; leave it out")
@@ -325,11 +323,9 @@ def _check_figures(label: str, entry: Published, has_by: bool) -> None:
     for row, figure in entry.figures.items():
         for value in figure.values() if has_by and isinstance(figure, dict) else [figure]:
             try:
-                as_type([value] if not isinstance(value, list) else value, list[Finite])
+                as_type(value if isinstance(value, list) else [value, 0], tuple[Finite, Finite])
             except RecordError as error:
                 raise UsageError(f"{label}: the figure of {row} must be a number or [mean, sd]") from error
-            if isinstance(value, list) and len(value) != 2:
-                raise UsageError(f"{label}: the figure of {row} must be a number or [mean, sd]")
 
 
 def _settings(spec: Spec) -> list[str]:

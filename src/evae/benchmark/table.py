@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evae.benchmark.cell import LOG, CellFolder, folder_of
+from evae.benchmark.cell import CellFolder, folder_of
 from evae.benchmark.cells import Cell
 from evae.benchmark.spec import SAME, Published, Spec, listed, matching
 from evae.benchmark.verdicts import RULE, sign_test, told, verdict
@@ -239,10 +239,8 @@ def _measured(cell: Cell, folder: CellFolder, per_image: bool) -> Measured:
         return Measured(cell, folder, None, str(error))
     if evaluation is not None:
         return Measured(cell, folder, evaluation if per_image else replace(evaluation, values={}))
-    failed = folder.failure
-    return Measured(
-        cell, folder, None, "" if failed is None else f"failed: {failed.sentence} (log: {folder.path / LOG})"
-    )
+    why = folder.why
+    return Measured(cell, folder, None, f"failed: {why}" if why else "")
 
 
 def _metric(name: str, known: Mapping[str, Number]) -> str:

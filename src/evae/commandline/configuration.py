@@ -16,7 +16,7 @@ from evae.records import NotRegularRecordError, RecordError, read_bytes
 from evae.yaml_files import MAX_BYTES, YamlError, YamlFeatureError, YamlLimitError, compose
 
 _NETWORKS = ("encoder", "decoder")  # hyperparameters that name functions
-_NULL = "tag:yaml.org,2002:null"
+NULL = "tag:yaml.org,2002:null"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def configuration(label: str, root: yaml.Node | None) -> Configuration:
     class_path = text(entries.pop("class_path")) if isinstance(entries.get("class_path"), yaml.ScalarNode) else None
     if entries or class_path is None:
         raise UsageError(f"{label}: model takes a class_path and its init_args, or a name alone")
-    given = {} if arguments is None or arguments.tag == _NULL else dict(pairs(label, arguments))
+    given = {} if arguments is None or arguments.tag == NULL else dict(pairs(label, arguments))
     return Configuration(label, _texts(options), class_path, _texts(given))
 
 
@@ -114,7 +114,7 @@ def _texts(nodes: dict[str, Any]) -> dict[str, str | None]:
 def text(node: yaml.Node) -> str | None:
     """A scalar as it is written; lists and mappings as JSON."""
     if isinstance(node, yaml.ScalarNode):
-        return None if node.tag == _NULL else node.value
+        return None if node.tag == NULL else node.value
     return json.dumps(yaml.SafeLoader("").construct_document(node), default=str)
 
 

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from evae.data import Account
 from evae.errors import RunError
 from evae.files import remove, remove_leftovers, write_atomically
 from evae.models import ALIASES, VAE
-from evae.records import RecordError, read_bytes
+from evae.records import RecordError, read_bytes, write_json
 from evae.rounding import counted
 from evae.runs.records import Progress, read_config, read_lines
 from evae.yaml_files import YamlError
@@ -179,7 +179,7 @@ class RunFolder:
         Raises:
             RunError: it cannot be written.
         """
-        write_atomically(self.path / ACCOUNT, json.dumps(asdict(account), indent=2) + "\n")
+        write_json(self.path / ACCOUNT, account)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
