@@ -62,6 +62,7 @@ COMMANDS = {
     "benchmark": _Command(
         "evae.benchmark", "fill the table of a spec: train and evaluate its grid", ("spec",), passed_on=("slurm",)
     ),
+    "tradeoff": _Command("evae.tradeoff", "show what sharp reconstructions cost: rate, distortion, sharpness"),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 

@@ -85,7 +85,7 @@ def benchmark(
         _print_status(cells, out)
     if status and not table:
         return out
-    _check_folder(out, _names(of), overwrite)
+    check_folder(out, _names(of), overwrite)
     if not table:
         own = [cell for cell in cells if cell.index % part[1] == part[0]]
         todo = _todo(of, own, out, retry)
@@ -99,7 +99,7 @@ def benchmark(
     for note in [*notes, f"table.md, table.csv, table.tex and table.html in {out}"]:
         console.print(note, soft_wrap=True)
     if not table:
-        _check_failures(own, out)
+        check_failures(own, out)
     return out
 
 
@@ -117,7 +117,18 @@ def _names(spec: Spec) -> list[str]:
     return [f"{stem}{suffix}" for stem in dict.fromkeys(("table", spec.name)) for suffix in _SUFFIXES]
 
 
-def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
+def compute_cells(of: Spec, cells: Sequence[Cell], out: Path, workers: int = 1, retry: bool = False) -> None:
+    """Compute the cells of a spec that are not finished, ``workers`` at a time; with ``retry`` those that failed, too.
+
+    Raises:
+        UsageError: some models cannot be built.
+        ConfigError: memory does not hold so many workers.
+        InterruptedBenchmark: Ctrl-C or SIGTERM; all cells are saved.
+    """
+    _compute(_todo(of, cells, out, retry), out, workers)
+
+
+def check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Make the results folder, or raise RunError where that cannot be, or it is something else."""
     if RunFolder(out).is_run:
         raise RunError(f"--out {out} is a run folder; name another folder for the results")
@@ -214,7 +225,8 @@ def _print_status(cells: Sequence[Cell], out: Path) -> None:
     Console().print(f"{counted(len(states), 'cell')}: {told}")
 
 
-def _check_failures(cells: Sequence[Cell], out: Path) -> None:
+def check_failures(cells: Sequence[Cell], out: Path) -> None:
+    """Raise FailedCellsError where cells have failed."""
     failed = list(dict.fromkeys(cell.name for cell in cells if folder_of(out, cell).state == "failed"))
     if failed:
         named = f"{failed[0]} and {len(failed) - 1} more" if len(failed) > 1 else failed[0]

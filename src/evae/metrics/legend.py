@@ -12,7 +12,13 @@ _ARROWS = {
 _NATS = "nats per image"
 _PENALTY = "divergence term of the objective, no KL"
 _MEANINGS = {
-    **dict.fromkeys(("bce", "reconstruction", "kl", "monte_carlo_kl", "ln p(x) ≥", "ln p(x) ≥, fitted prior"), _NATS),
+    **dict.fromkeys(
+        (
+            *("bce", "reconstruction", "kl", "monte_carlo_kl"),
+            *("ln p(x) ≥", "ln p(x) ≥, fitted prior", "rate, fitted prior"),
+        ),
+        _NATS,
+    ),
     **dict.fromkeys(("penalty", "mmd"), _PENALTY),
     "mse": "per pixel",
     "psnr": "dB",

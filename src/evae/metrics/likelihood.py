@@ -1,4 +1,4 @@
-"""Importance-weighted bounds on ln p(x), for posteriors and priors with densities."""
+"""Importance-weighted bounds on ln p(x), and rates under a fitted prior, for posteriors and priors with densities."""
 
 import math
 from functools import partial
@@ -14,19 +14,22 @@ from evae.models import VAE
 from evae.models.vae import Prior
 
 _NAMES: dict[Prior, str] = {"model": "ln p(x) ≥", "fitted": "ln p(x) ≥, fitted prior"}
+RATE = "rate, fitted prior"
 _MAX_LATENTS = 2**19  # evaluated at once: a kernel posterior's density takes 64 nodes for each
 
 
 def _measure(context: Context, options: Options, prior: Prior) -> Measured:
     """The importance-weighted bound on ln p(x) under a prior, mean over images, in nats; also per dimension.
 
-    Without a bound there is a warning: a density is missing, or the posteriors leave the prior's support.
+    Under a fitted prior p also the rate E_q[ln q(z|x) - ln p(z)], which objectives know for the model's own prior; each
+    is an upper bound on the mutual information of x and z (Alemi et al., ICML 2018). Without a bound there is a
+    warning: a density is missing, or the posteriors leave the prior's support.
     """
     model, samples, name = context.model, options.likelihood or 1, _NAMES[prior]
     p = model.prior() if prior == "model" else model.fitted_prior
     assert p is not None  # as Measurement.asked says
     try:
-        bound, outside = _bound(context, samples, p)
+        bound, rate, outside = _bounds(context, samples, p)
     except NotImplementedError as reason:
         warn(f"no likelihood under the {prior} prior: {reason}")
         return Measured()
@@ -38,18 +41,24 @@ def _measure(context: Context, options: Options, prior: Prior) -> Measured:
         return Measured(details={"share_outside": outside})
     per_dimension = mean_of("", bound / math.prod(model.image_shape))
     details = {"bound_per_dimension": per_dimension.value, "standard_error_per_dimension": per_dimension.error}
-    return Measured([mean_of(name, bound, "higher")], {"samples": samples}, details, {name: bound})
+    per_image, numbers = {name: bound}, [mean_of(name, bound, "higher")]
+    if prior == "fitted":
+        per_image[RATE], numbers = rate, [*numbers, mean_of(RATE, rate)]
+    return Measured(numbers, {"samples": samples}, details, per_image)
 
 
-def _bound(context: Context, samples: int, p: Distribution) -> tuple[Tensor, float]:
-    """The bound of each image, and the fraction of posterior samples outside the prior's support: then no bound."""
+def _bounds(context: Context, samples: int, p: Distribution) -> tuple[Tensor, Tensor, float]:
+    """Bound and rate of each image, and the fraction of posterior samples outside the prior's support: then neither."""
     bounds: list[Tensor] = []
+    rates: list[Tensor] = []
     for images, q in context.batches("likelihood"):
         if not bounds and (outside := share_outside(p, q, samples=10)):
-            return torch.empty(0), outside
-        bounds.append(importance_weighted_bound(context.model, images, samples, q, p))
+            return torch.empty(0), torch.empty(0), outside
+        log_likelihood, log_ratio = _log_weights(context.model, images, samples, q, p)
+        bounds.append(_log_mean(log_likelihood + log_ratio))
+        rates.append(-log_ratio.mean(0))
     bound = torch.cat(bounds)
-    return bound, (bound == -math.inf).double().mean().item()
+    return bound, torch.cat(rates), (bound == -math.inf).double().mean().item()
 
 
 _ADVICE: dict[Prior, str] = {
@@ -76,14 +85,28 @@ def importance_weighted_bound(
     ``prior``, by default the model's own, see ``share_outside``; nats, shape (N,), in double precision on the CPU.
     """
     q, prior = q or model.posterior(images), prior or model.prior()
+    log_likelihood, log_ratio = _log_weights(model, images, samples, q, prior)
+    return _log_mean(log_likelihood + log_ratio)
+
+
+def _log_weights(
+    model: VAE, images: Tensor, samples: int, q: Distribution, prior: Distribution
+) -> tuple[Tensor, Tensor]:
+    """ln p(x|z_j) and ln p(z_j) - ln q(z_j|x) of draws z_j from q, each (samples, N)."""
     step = max(1, _MAX_LATENTS // (64 * len(images) * q.event_shape[0]))
-    log_weights = []
+    log_likelihoods, log_ratios = [], []
     for done in range(0, samples, step):
         z = q.sample((min(step, samples - done),))  # (count, N, d)
         p = model.likelihood(z.flatten(0, 1))
         log_likelihood = p.log_prob(images.repeat(len(z), *[1] * (images.ndim - 1))).view(len(z), len(images))
-        log_weights.append((log_likelihood + prior.log_prob(z) - q.log_prob(z)).cpu().double())
-    return torch.logsumexp(torch.cat(log_weights), 0) - math.log(samples)
+        log_likelihoods.append(log_likelihood.cpu().double())
+        log_ratios.append((prior.log_prob(z) - q.log_prob(z)).cpu().double())
+    return torch.cat(log_likelihoods), torch.cat(log_ratios)
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    """ln of the mean over the first dimension."""
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def share_outside(prior: Distribution, q: Distribution, samples: int) -> float:

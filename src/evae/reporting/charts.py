@@ -41,12 +41,16 @@ class Picture(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Points in matplotlib's style: joined ("-", "--") or not ("o", "^"). Without a name it is not in the legend."""
+    """Points in matplotlib's style: joined ("-", "--") or not ("o", "^"). Without a name it is not in the legend.
+
+    ``labels`` stand beside the points.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
     style: str = "-"
+    labels: Sequence[str] = ()
 
 
 class Panel(NamedTuple):
@@ -92,6 +96,10 @@ def curves(*panels: Panel) -> Picture:
             x, y = zip(*curve.points, strict=True)
             dots = "." if len(x) < 30 and "-" in curve.style else ""
             (entries[curve.name],) = axis.plot(x, y, f"{dots}{curve.style}", color=f"C{curve.colour % 10}")
+            for label, point in zip(curve.labels, curve.points, strict=False):
+                axis.annotate(
+                    _plain(label), point, (3, 3), textcoords="offset points", fontsize=7, color=f"C{curve.colour % 10}"
+                )
         heights = [y for curve in panel.curves for _, y in curve.points]
         is_logarithmic = _logarithmic(axis, "y", min(heights), max(heights))
         ylabel = f"{panel.ylabel} (log scale)".strip() if is_logarithmic else panel.ylabel
