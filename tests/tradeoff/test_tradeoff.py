@@ -146,7 +146,7 @@ def test_bad_input(arguments, told, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_from_images_to_the_page(blobs, tmp_path, capsys):
-    out = tradeoff(blobs, tmp_path / "out", ["beta"], epochs=1, latent_dim=2, batch_size=16, image_size=16)
+    out = tradeoff(blobs, tmp_path / "out", "beta", epochs=1, latent_dim=2, batch_size=16, image_size=16)
     printed = capsys.readouterr().out
     with (out / "tradeoff.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -35,7 +35,7 @@ _HEADER = ("curve", "setting", "rate", "of the prior", "distortion", "rate + dis
 def tradeoff(
     data: str | None = None,
     out: Path = Path("tradeoff"),
-    curves: list[str] | None = None,
+    curves: str = "beta,support-length,weight",
     epochs: int = 20,
     latent_dim: int = 64,
     batch_size: int = 100,
@@ -57,8 +57,8 @@ def tradeoff(
     Args:
         data: the images, as for evae train.
         out: folder for tradeoff.html, .md, .csv and .png, for the spec and the cells.
-        curves: hyperparameters to vary: beta (BetaVAE), support-length and bandwidth (EVAE), weight (BoundedVAE) and
-            kernels (BoundedVAE with other kernels); default: beta, support-length and weight.
+        curves: hyperparameters to vary, with commas between: beta (BetaVAE), support-length and bandwidth (EVAE), weight
+            (BoundedVAE) and kernels (BoundedVAE with other kernels).
         epochs: passes over the training images, for each point.
         latent_dim: latent dimensions of every model.
         batch_size: images per step.
@@ -105,10 +105,10 @@ def tradeoff(
     return out
 
 
-def _own_text(data: str | None, curves: list[str] | None, numbers: Mapping[str, int]) -> str:
+def _own_text(data: str | None, curves: str, numbers: Mapping[str, int]) -> str:
     if data is None:
         raise ConfigError("--data is missing: name the images as for evae train, or a --spec")
-    chosen = ["beta", "support-length", "weight"] if curves is None else list(dict.fromkeys(curves))
+    chosen = list(dict.fromkeys(name.strip() for name in curves.split(",")))
     for name in chosen:
         checks.one_of("curves", name, CURVES)
     for option, value in numbers.items():
