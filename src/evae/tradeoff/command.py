@@ -57,8 +57,8 @@ def tradeoff(
     Args:
         data: the images, as for evae train.
         out: folder for tradeoff.html, .md, .csv and .png, for the spec and the cells.
-        curves: hyperparameters to vary, with commas between: beta (BetaVAE), support-length and bandwidth (EVAE), weight
-            (BoundedVAE) and kernels (BoundedVAE with other kernels).
+        curves: hyperparameters to vary, with commas between: beta (BetaVAE), support-length and bandwidth (EVAE),
+            weight (BoundedVAE) and kernels (BoundedVAE with other kernels).
         epochs: passes over the training images, for each point.
         latent_dim: latent dimensions of every model.
         batch_size: images per step.
