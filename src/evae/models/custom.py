@@ -86,15 +86,16 @@ def as_json(name: str, value: Any) -> Any:
 def check_buildable(model: Callable[[ImageShape], nn.Module], image_size: int | None) -> None:
     """Build the model for RGB or grey images, and discard it; the caller's modules and random numbers stay as they are.
 
-    ``image_size`` None tries 64, then 32. ConfigError if it can be built for none; nothing is checked where it holds a
-    module that cannot be copied.
+    ``image_size`` None tries 64, then 32, then rows of 8 numbers. ConfigError if it can be built for none; nothing is
+    checked where it holds a module that cannot be copied.
     """
     if isinstance(model, nn.Module) or not callable(model):
         what = f"an instance of {type(model).__name__}" if isinstance(model, nn.Module) else repr(model)
         raise ConfigError(f"model must be a class, or a function of the images' shape that makes a model, not {what}")
     sizes = (64, 32) if image_size is None else (image_size,)
+    shapes: list[ImageShape] = [(channels, size, size) for size in sizes for channels in (3, 1)]
     errors = []
-    for shape in [(channels, size, size) for size in sizes for channels in (3, 1)]:
+    for shape in [*shapes, *([] if image_size else [(8,)])]:
         try:
             return _build_dry(model, shape)
         except _NotCopiedError:

@@ -1,7 +1,8 @@
 """EVAE and the models it is compared with: each names its hyperparameters, its posterior, its prior and its objective.
 
-All of them take ``image_shape``, (channels, size, size), of images in [0, 1], and the hyperparameters of ``Networks``;
-they raise ConfigError for values out of range, unknown names, settings without an optimum and shapes without a network.
+All of them take ``image_shape``, (channels, size, size), of images in [0, 1], or (columns,) of rows of standardised
+numbers, and the hyperparameters of ``Networks``; they raise ConfigError for values out of range, unknown names,
+settings without an optimum and shapes without a network.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Two sets of convolutional networks, by name in ``ARCHITECTURES``, each with one pattern for all sizes.
+"""Two sets of convolutional networks, each with one pattern for all sizes, and an MLP for rows of numbers or images.
 
 "paper" is Appendix C's, "rae" that of the regularised autoencoder (Ghosh et al., ICLR 2020), with 18 times
 the weights at 32 pixels, 4 times at 64.
@@ -6,39 +6,52 @@ the weights at 32 pixels, 4 times at 64.
 Sizes 16 and 32 have 4x4 filters (MNIST, Fashion-MNIST, CIFAR-10), sizes 64, 128 and 256 have 5x5 filters (CelebA).
 Every encoder halves the image until 2x2 (4x4 from 64 pixels on); channels double at each step up to 256 (512 from 64
 pixels on; "rae" 1024). "paper" then takes means over pixels, "rae" all of them. Decoders go the other way. Batch
-normalisation and ReLU follow every convolution but the last.
+normalisation and ReLU follow every convolution but the last. "mlp" has linear layers, each followed by a leaky ReLU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from evae.checks import one_of, whole_number
 from evae.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
 
-ImageShape = tuple[int, int, int]  # (channels, height, width)
+ImageShape = tuple[int, ...]  # (channels, height, width) of an image, (columns,) of a row of numbers
 SIZES = (16, 32, 64, 128, 256)
 
 
-def check_three_sizes(image_shape: ImageShape) -> ImageShape:
-    """``image_shape`` as a tuple; ConfigError unless it is three positive whole numbers."""
+DEFAULT_WIDTHS = (256, 256)
+
+
+def check_shape(image_shape: ImageShape) -> ImageShape:
+    """``image_shape`` as a tuple; ConfigError unless it is one or three positive whole numbers."""
     sizes = image_shape if isinstance(image_shape, tuple | list) else ()
-    if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ConfigError(f"image_shape must be (channels, height, width), not {image_shape!r}")
-    channels, height, width = sizes
-    return channels, height, width
+    if len(sizes) not in (1, 3) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError(
+            f"image_shape must be (channels, height, width), or (columns,) for rows of numbers, not {image_shape!r}"
+        )
+    return tuple(sizes)
+
+
+def is_row(image_shape: ImageShape) -> bool:
+    """Whether it is the shape of a row of numbers, (columns,), not of an image."""
+    return len(image_shape) == 1
 
 
 def _channels_and_size(image_shape: ImageShape) -> tuple[int, int]:
     """ConfigError unless ``image_shape`` is (channels, size, size) with a size the networks are made for."""
-    channels, height, width = check_three_sizes(image_shape)
+    if is_row(check_shape(image_shape)):
+        raise ConfigError("these networks are for images; rows of numbers take --model.networks mlp")
+    channels, height, width = image_shape
     if height != width or height not in SIZES:
         raise ConfigError(
             f"no network for images of shape {tuple(image_shape)}: square images of {', '.join(map(str, SIZES))} "
@@ -152,18 +165,60 @@ class RaeDecoder(nn.Sequential):
         super().__init__(*layers, same, nn.Conv2d(width, channels, kernel_size))
 
 
+def _hidden(inputs: int, widths: Sequence[int]) -> list[nn.Module]:
+    """Linear layers of these widths, each followed by a leaky ReLU, max(x, 0.01 x)."""
+    return [module for i, o in pairwise([inputs, *widths]) for module in (nn.Linear(i, o), nn.LeakyReLU())]
+
+
+class MlpEncoder(nn.Sequential):
+    """Rows (N, F) or images (N, C, H, W) to features (N, width of the last layer)."""
+
+    def __init__(self, image_shape: ImageShape, widths: Sequence[int] = DEFAULT_WIDTHS) -> None:
+        super().__init__(nn.Flatten(), *_hidden(prod(image_shape), widths))
+
+
+class MlpDecoder(nn.Sequential):
+    """Latents (N, d) to maps of the images' or rows' shape, through the encoder's widths in reverse order."""
+
+    def __init__(self, image_shape: ImageShape, latent_dim: int, widths: Sequence[int] = DEFAULT_WIDTHS) -> None:
+        back = [*reversed(widths)]
+        last = nn.Linear(back[-1], prod(image_shape))
+        super().__init__(*_hidden(latent_dim, back), last, nn.Unflatten(1, image_shape))
+
+
 class Architecture(NamedTuple):
-    """The networks of one name: from (C, H, W), and from (C, H, W) and d."""
+    """The networks of one name: from (C, H, W) or (F,), and from that and d."""
 
     encoder: Callable[[ImageShape], nn.Module]
     decoder: Callable[[ImageShape, int], nn.Module]
 
 
-ARCHITECTURES = {"paper": Architecture(ConvEncoder, ConvDecoder), "rae": Architecture(RaeEncoder, RaeDecoder)}
+ARCHITECTURES = {
+    "paper": Architecture(ConvEncoder, ConvDecoder),
+    "rae": Architecture(RaeEncoder, RaeDecoder),
+    "mlp": Architecture(MlpEncoder, MlpDecoder),
+}
+
+
+def architecture(name: str, widths: Sequence[int] | None = None) -> Architecture:
+    """The networks of a name; ``widths`` are the hidden layers of "mlp", default ``DEFAULT_WIDTHS``.
+
+    Raises:
+        ConfigError: there are no networks of this name, or widths are given that are no positive whole numbers or that
+            they do not have.
+    """
+    if one_of("networks", name, ARCHITECTURES) != "mlp" and widths is not None:
+        raise ConfigError(f"widths are for networks 'mlp'; {name!r} has its own")
+    if widths is None:
+        return ARCHITECTURES[name]
+    hidden = tuple(whole_number("widths", width) for width in widths)
+    if not hidden:
+        raise ConfigError("widths must hold at least one width of a hidden layer")
+    return Architecture(partial(MlpEncoder, widths=hidden), partial(MlpDecoder, widths=hidden))
 
 
 def count_features(body: nn.Module, image_shape: ImageShape) -> int:
-    """The F of the features (N, F) that ``body`` returns for a black image; ConfigError for any other outputs."""
+    """The F of the features (N, F) that ``body`` returns for zeros; ConfigError for any other outputs."""
     features = _tried(body, torch.zeros(1, *image_shape))
     if features.ndim != 2 or len(features) != 1:
         raise ConfigError(

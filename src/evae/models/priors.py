@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from evae.checks import whole_number
 from evae.distributions import HypersphericalUniform, Kernel, coordinates
-from evae.models.networks import ImageShape, evaluated
+from evae.models.networks import ImageShape, evaluated, is_row
 
 
 class _IndependentPrior(nn.Module):
@@ -80,22 +80,29 @@ class VampPrior(nn.Module):
     """The mixture of the posteriors of learned pseudo-inputs, (1/K) Σ_k q(z|u_k) (Tomczak and Welling 2018).
 
     ``encoder`` is the model's own, a NormalEncoder, and no part of this module. The K pseudo-inputs are kept within
-    [0, 1]. By itself the prior encodes them in evaluation mode.
+    [0, 1], but for those of rows of numbers. By itself the prior encodes them in evaluation mode.
     """
 
     def __init__(self, encoder: nn.Module, image_shape: ImageShape, pseudo_inputs: int) -> None:
         super().__init__()
         self._encoder = [encoder]  # in a list, so that its weights are not saved twice
-        self.pseudo_inputs = nn.Parameter(torch.rand(pseudo_inputs, *image_shape))
+        self._is_row = is_row(image_shape)
+        noise = torch.randn if self._is_row else torch.rand
+        self.pseudo_inputs = nn.Parameter(noise(pseudo_inputs, *image_shape))
+
+    @property
+    def _inputs(self) -> Tensor:
+        """The pseudo-inputs as the encoder is given them."""
+        return self.pseudo_inputs if self._is_row else self.pseudo_inputs.clamp(0, 1)
 
     def forward(self) -> Distribution:
         (encoder,) = self._encoder
-        return self._mixture(evaluated(encoder)(self.pseudo_inputs.clamp(0, 1)))
+        return self._mixture(evaluated(encoder)(self._inputs))
 
     def encode_jointly(self, images: Tensor) -> tuple[Distribution, Distribution]:
         """The posterior of images (N, C, H, W), and the prior, from one pass of the encoder over both."""
         (encoder,) = self._encoder
-        normal = cast(Normal, coordinates(encoder(torch.cat([images, self.pseudo_inputs.clamp(0, 1)]))))
+        normal = cast(Normal, coordinates(encoder(torch.cat([images, self._inputs]))))
         sizes = len(images), len(self.pseudo_inputs)
         parts = zip(normal.loc.split(sizes), normal.scale.split(sizes), strict=True)
         posterior, components = (Independent(Normal(*p, validate_args=False), 1, validate_args=False) for p in parts)

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from evae.checks import one_of
 from evae.errors import ConfigError
-from evae.models.networks import ImageShape, evaluated
+from evae.models.networks import ImageShape, evaluated, is_row
 from evae.models.pretrained import Pretrained
 
 Latents = Literal["sample", "mean"]
@@ -61,12 +61,12 @@ class Objective(ABC):
 
 
 class VAE(Pretrained):
-    """Images x and latents z: posterior q(z|x), prior p(z), likelihood p(x|z), and the objective to minimise.
+    """Images or rows x and latents z: posterior q(z|x), prior p(z), likelihood p(x|z), the objective to minimise.
 
     The families (EVAE, GaussianVAE, ...) choose its parts; use it directly for parts of your own.
 
     Args:
-        image_shape: (C, H, W).
+        image_shape: (C, H, W) of images; or (F,) of rows of numbers, (N, F) in place of (N, C, H, W) below.
         encoder: images (N, C, H, W) in [0, 1] to a Distribution over (N, d), event shape (d,).
         prior: a module whose call returns a Distribution with event shape (d,).
         decoder: latents (N, d) to maps (N, C, H, W).
@@ -94,6 +94,11 @@ class VAE(Pretrained):
         """Where its weights are."""
         return next(self.parameters()).device
 
+    @property
+    def is_row(self) -> bool:
+        """Whether it is a model of rows of numbers, not of images."""
+        return is_row(self.image_shape)
+
     def posterior(self, images: Tensor) -> Distribution:
         """q(z|x), batch shape (N,) and event shape (d,); ConfigError as of ``check_images``."""
         self.check_images(images)
@@ -112,7 +117,8 @@ class VAE(Pretrained):
 
     def wrong_images(self, given: str) -> ConfigError:
         """The error that says which images the model takes, and what was given instead."""
-        taken = f"floating-point images in [0, 1] of shape (N, {', '.join(map(str, self.image_shape))})"
+        what = "rows of finite floating-point numbers" if self.is_row else "floating-point images in [0, 1]"
+        taken = f"{what}, of shape (N, {', '.join(map(str, self.image_shape))})"
         return ConfigError(f"this {type(self).__name__} takes {taken}, not {given}")
 
     def likelihood(self, latents: Tensor) -> Distribution:
@@ -168,7 +174,7 @@ class VAE(Pretrained):
 
     @torch.no_grad()
     def example_posterior(self) -> Distribution:
-        """The posterior of a black image, for what all posteriors of the model share."""
+        """The posterior of zeros, a black image, for what all posteriors of the model share."""
         black = torch.zeros(1, *self.image_shape, device=self.device).to(next(self.parameters()))
         return evaluated(self).posterior(black)
 
