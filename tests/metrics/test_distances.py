@@ -10,8 +10,8 @@ from scipy import linalg, stats
 from evae.metrics.distances import (
     FeatureSet,
     coverage,
+    frechet,
     frechet_distance,
-    frechet_spread,
     kernel_distance,
     kernel_distance_of_pairs,
     nearest,
@@ -117,27 +117,76 @@ def test_two_streams_of_one_length_keep_the_same_rows(monkeypatch):
     assert torch.equal(feature_set(x, 10).kept, feature_set(-x, 7).kept.neg())
 
 
+def features_of(count, dimension, paired):
+    """Two sets of Gaussian features, of pairs or independent, whose laws do not depend on that."""
+    x, noise = torch.randn(count, dimension), torch.randn(count, dimension)
+    return feature_set(x, count), feature_set(
+        0.9 * (x if paired else torch.randn(count, dimension)) + 0.1 * noise + 0.3, count
+    )
+
+
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("count", "dimension"), [(300, 3), (150, 32), (25, 32)])
 def test_the_error_of_the_frechet_distance_is_the_spread_of_repetitions(paired, count, dimension):
     """For reconstructions, which belong to one original each, and for samples; also of fewer images than features."""
-
-    def sets():
-        x, noise = torch.randn(count, dimension), torch.randn(count, dimension)
-        return x, 0.9 * (x if paired else torch.randn(count, dimension)) + 0.1 * noise + 0.3
-
-    def distance(x, y):
-        return frechet_distance(*moments(x.double()), *moments(y.double()))
-
-    repetitions = [distance(*sets()) for _ in range(60)]
-    assert 0.5 < frechet_spread(*sets()) / np.std(repetitions) < 2.5
+    sets = [features_of(count, dimension, paired) for _ in range(40)]
+    repetitions = [frechet_distance(x.mean, x.covariance, y.mean, y.covariance) for x, y in sets]
+    assert 0.5 < frechet(*sets[0]).error / np.std(repetitions) < 2.5
 
 
-def test_errors_of_the_frechet_distance_at_the_edges():
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_limit_of_the_frechet_distance_is_that_of_the_laws(paired):
+    """And its error is its spread, within a factor of 3; the distance itself is too large, for pairs less so."""
+    limit = 32 * (0.3**2 + (1 - math.sqrt(0.9**2 + 0.1**2)) ** 2)
+    results = np.array([frechet(*features_of(150, 32, paired)) for _ in range(20)])
+    mean, spread = results.mean(0), results.std(0)
+    assert mean[0] > limit + (0.05 if paired else 1)
+    assert abs(mean[2] - limit) < 6 * spread[2] / math.sqrt(20) + 0.02 * limit
+    assert 0.5 < mean[3] / spread[2] < 3
+
+
+def test_the_limit_is_extrapolated_from_two_halves(monkeypatch):
+    """2D - D₂ of all rows; where a quarter of them are kept, a quarter of what theirs adds to their own distance."""
+    monkeypatch.setattr("evae.metrics.distances._MAX_KEPT", 40)
+    for count in (40, 160):
+        sets = features_of(count, 4, True)
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+        places = [order[[i for i in range(40) if i % 20 % 2 == half]] for half in (0, 1)]
+        rows = [[x.kept[place].double() for x in sets] for place in [order, *places]]
+        kept, *halves = [frechet_distance(*moments(x), *moments(y)) for x, y in rows]
+        whole = frechet_distance(sets[0].mean, sets[0].covariance, sets[1].mean, sets[1].covariance)
+        result = frechet(*sets, seed=3)
+        assert result.distance == whole
+        assert result.limit == pytest.approx(whole - 40 / count * (sum(halves) / 2 - kept), rel=1e-5)
+
+
+def test_the_errors_are_those_of_leaving_out_each_group():
+    x, y = features_of(40, 3, True)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+
+    def distance(rows):
+        return frechet_distance(*moments(x.kept[rows].double()), *moments(y.kept[rows].double()))
+
+    left, limits = [], []
+    for group in range(20):
+        rows = [i for i in range(40) if i % 20 != group]
+        left.append(distance(order[rows]))
+        halves = [distance(order[[i for i in rows if i % 2 == half]]) for half in (0, 1)]
+        limits.append(2 * left[-1] - sum(halves) / 2)
+    result = frechet(x, y)
+    assert result.error == pytest.approx(19 * np.std(left, ddof=1) / math.sqrt(20), rel=1e-4)
+    assert result.limit_error == pytest.approx(19 * np.std(limits, ddof=1) / math.sqrt(20), rel=1e-4)
+
+
+def test_frechet_distances_at_the_edges():
     x = torch.randn(200, 8)
-    assert frechet_spread(x, x) == pytest.approx(0, abs=1e-10)
-    assert frechet_spread(x, x[:3]) > 0
-    assert math.isnan(frechet_spread(x, x[:2]))
+    whole = feature_set(x)
+    assert frechet(whole, whole) == pytest.approx((0, 0, 0, 0), abs=1e-10)
+    assert frechet(whole, feature_set(x[:6])).limit_error > 0
+    few = frechet(whole, feature_set(x[:5]))
+    assert few.error > 0
+    assert math.isnan(few.limit)
+    assert math.isnan(frechet(whole, feature_set(x[:2])).error)
 
 
 def test_kernel_distance_is_a_direct_double_sum():

@@ -72,19 +72,25 @@ def test_distances_of_perfect_reconstructions_are_zero_without_an_error(store, k
     """Each is compared with its own original, also where not all features are kept."""
     monkeypatch.setattr(distances, "_MAX_KEPT", kept)
     result = measure(store, model=Identity().eval())
-    for name in ("frechet_distance", "kernel_distance"):
+    for name in ("frechet_distance", "frechet_distance_infinity", "kernel_distance"):
         assert result[f"reconstructions: {name}"] == pytest.approx((0, 0), abs=1e-9)
         assert result[f"model prior: {name}"][1] > 1e-4
 
 
 def test_the_error_is_that_of_all_images(store, monkeypatch):
-    """Of 40 images of which 10 are kept it is half of the error of 10."""
-    whole, errors = distances.frechet_spread, []
+    """Of 40 images of which 10 are kept it is half of the error of those 10."""
+    whole, sets = distances.frechet, []
     monkeypatch.setattr(distances, "_MAX_KEPT", 10)
-    monkeypatch.setattr(distances, "frechet_spread", lambda *args: errors.append(whole(*args)) or errors[-1])
+    monkeypatch.setattr(distances, "frechet", lambda *args: sets.append(args) or whole(*args))
     result = measure(store, samples=40)
-    reported = [result[f"{kind}: frechet_distance"][1] for kind in ("reconstructions", "model prior")]
-    assert reported == pytest.approx([error / 2 for error in errors])
+    for kind, (*both, seed) in zip(("reconstructions", "model prior"), sets, strict=True):
+        kept = [distances.FeatureSet() for _ in both]
+        for of_kept, features in zip(kept, both, strict=True):
+            of_kept.add(features.kept)
+        assert result[f"{kind}: frechet_distance"][1] == pytest.approx(whole(*kept, seed).error / 2, rel=1e-4)
+        assert result[f"{kind}: frechet_distance_infinity"][1] == pytest.approx(
+            whole(*kept, seed).limit_error / 2, rel=1e-4
+        )
 
 
 def test_features_are_cached_and_their_use_is_noted(store):

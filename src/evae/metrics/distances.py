@@ -5,6 +5,8 @@ the KID.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -57,8 +59,7 @@ class FeatureSet:
     @property
     def covariance(self) -> Tensor:
         """Unbiased covariance of all features, (F, F)."""
-        shift = self._sum / self.count
-        return (self._outer - self.count * torch.outer(shift, shift)) / (self.count - 1)
+        return _moments(self.count, self._sum, self._outer)[1]
 
     def tensors(self) -> dict[str, Tensor]:
         """The state, as tensors to save."""
@@ -86,6 +87,12 @@ class FeatureSet:
         return self
 
 
+def _moments(count: int, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased covariance of rows, of their sum and that of their outer products."""
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
+
+
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     r"""‖μ₁ - μ₂‖² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁ Σ₂)^½, of float64 means (F,) and covariances (F, F).
 
@@ -102,21 +109,87 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     return max(((mean - other_mean).square().sum() + traces).item(), 0.0)
 
 
-def frechet_spread(features: Tensor, others: Tensor, seed: int = 0) -> float:
-    """Standard error of the Fréchet distance of two sets (N, F), by a jackknife over 20 random groups of their rows.
-
-    Each group is left out of both sets at once, and sets of one length have the same groups, so that the error is that
-    of pairs where row i of one set belongs to row i of the other. NaN for fewer than three rows.
+class Frechet(NamedTuple):
+    """A Fréchet distance of finite sets and its limit for infinite ones, each with its standard error, NaN where there
+    are fewer than three rows; the limit and its error, where there are fewer than six.
     """
-    groups = min(_GROUPS, len(features), len(others))
-    if groups < 3:
-        return math.nan
-    sets = [(x, torch.randperm(len(x), generator=Generator().manual_seed(seed)) % groups) for x in (features, others)]
-    distances = []
-    for group in range(groups):
-        kept = [x[group_of_row != group].double() for x, group_of_row in sets]
-        distances.append(frechet_distance(*(moment for x in kept for moment in (x.mean(0), x.T.cov()))))
-    return (groups - 1) / math.sqrt(groups) * torch.tensor(distances, dtype=torch.float64).std().item()
+
+    distance: float
+    error: float
+    limit: float
+    limit_error: float
+
+
+def frechet(features: FeatureSet, others: FeatureSet, seed: int = 0) -> Frechet:
+    r"""The Fréchet distance D of two sets, and its limit for infinitely many images.
+
+    D of n images is too large by about c/n (Chong and Forsyth, CVPR 2020), the mean D₂ of two random halves by 2c/n: the
+    limit is 2D - D₂, which can be negative. It is itself too large where n is below twice the number of features. The
+    errors are those of a jackknife over 20 random groups of rows. Halves and groups are of both sets at
+    once, and the same of sets of one length, so that row i of one may belong to row i of the other (reconstructions and
+    their originals). Where not all rows are kept, c and the errors come from those that are, scaled to n.
+    """
+    distance = frechet_distance(features.mean, features.covariance, others.mean, others.covariance)
+    share = min(len(x.kept) / x.count for x in (features, others))
+    sizes = [round(share * x.count) for x in (features, others)]
+    count = min(_GROUPS, *sizes)
+    if count < 3:
+        return Frechet(distance, math.nan, math.nan, math.nan)
+    has_limit = count >= 6
+    count -= count % 2 if has_limit else 0
+    groups = _random_groups(features.kept, others.kept, sizes, count, seed)
+    halves = [_sums(groups[start::2]) for start in (0, 1)]
+    both = [a + b for a, b in zip(*halves, strict=True)]
+    of_both, of_halves = _distance(both), [_distance(half) if has_limit else math.nan for half in halves]
+    distances, limits = [], []
+    for i, group in enumerate(groups):
+        part, half = _sums([group]), i % 2
+        distances.append(_distance([a - b for a, b in zip(both, part, strict=True)]))
+        left = _distance([a - b for a, b in zip(halves[half], part, strict=True)]) if has_limit else math.nan
+        limits.append(2 * distances[-1] - (left + of_halves[1 - half]) / 2)
+    limit = distance - share * (sum(of_halves) / 2 - of_both)
+    errors = [
+        (count - 1) * math.sqrt(share / count) * torch.tensor(x, dtype=torch.float64).std().item()
+        for x in (distances, limits)
+    ]
+    return Frechet(distance, errors[0], limit, errors[1])
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The number of rows, their sum and that of their outer products: those of disjoint sets of rows add up."""
+
+    count: int
+    total: Tensor
+    outer: Tensor
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    def __sub__(self, other: "_Sums") -> "_Sums":
+        return _Sums(self.count - other.count, self.total - other.total, self.outer - other.outer)
+
+
+def _sums(groups: Sequence[Sequence[Tensor]]) -> list[_Sums]:
+    """Those of each of the two sets, of all rows of some groups."""
+    sets = [torch.cat(parts) for parts in zip(*groups, strict=True)]
+    return [_Sums(len(x), x.sum(0), x.T @ x) for x in sets]
+
+
+def _distance(sums: Sequence[_Sums]) -> float:
+    return frechet_distance(*(moment for x in sums for moment in _moments(x.count, x.total, x.outer)))
+
+
+def _random_groups(
+    features: Tensor, others: Tensor, sizes: Sequence[int], count: int, seed: int
+) -> list[tuple[Tensor, ...]]:
+    """Disjoint random groups of rows of two sets, as many as ``sizes`` says of each, float64, about a common origin."""
+    origin = features.mean(0)
+    chosen = []
+    for x, size in zip((features, others), sizes, strict=True):
+        order = torch.randperm(len(x), generator=Generator().manual_seed(seed))[:size]
+        chosen.append([(x[order[start::count]] - origin).double() for start in range(count)])
+    return list(zip(*chosen, strict=True))
 
 
 def kernel_distance(features: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float]:

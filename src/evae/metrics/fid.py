@@ -80,10 +80,11 @@ def _extractor(options: Options) -> Extractor:
 
 
 def _warn_of_few(count: int, dimension: int, extractor: Extractor) -> None:
-    if count <= dimension:
+    if count < 2 * dimension:
         warn(
-            f"{count} images are fewer than the {dimension} dimensions of {extractor.name}'s features: the Fréchet "
-            f"distance depends on their number and is too large; more than {dimension} are needed, 10,000 are usual"
+            f"{count} images are fewer than twice the {dimension} dimensions of {extractor.name}'s features: the "
+            f"Fréchet distance depends on their number and is too large, also where it is extrapolated to infinitely "
+            f"many; {2 * dimension} are needed, 10,000 are usual"
         )
 
 
@@ -107,12 +108,13 @@ def _distances(kind: str, features: FeatureSet, real: FeatureSet, extractor: Ext
         warn(f"no Fréchet and kernel distances of {kind}: they need at least 2 of them and 2 hold-out images")
         return []
     frechet, kernel = ("fid", "kid") if extractor.is_fid else ("frechet_distance", "kernel_distance")
-    distance = distances.frechet_distance(features.mean, features.covariance, real.mean, real.covariance)
+    distance = distances.frechet(features, real, seed)
     kept, paired = (features.kept, real.kept), kind == "reconstructions"
-    # The Fréchet distance is of all images, not only of those kept.
-    error = distances.frechet_spread(*kept, seed) * math.sqrt(max(len(x.kept) / x.count for x in (features, real)))
     mmd = distances.kernel_distance_of_pairs(*kept) if paired else distances.kernel_distance(*kept, seed)
-    return [Number(f"{kind}: {frechet}", distance, error, "lower"), Number(f"{kind}: {kernel}", *mmd, "lower")]
+    numbers = [Number(f"{kind}: {frechet}", distance.distance, distance.error, "lower")]
+    if not math.isnan(distance.limit):
+        numbers.append(Number(f"{kind}: {frechet}_infinity", distance.limit, distance.limit_error, "lower"))
+    return [*numbers, Number(f"{kind}: {kernel}", *mmd, "lower")]
 
 
 def _drawn(model: VAE, prior: Prior, count: int, extractor: Extractor) -> tuple[FeatureSet, Tensor]:
