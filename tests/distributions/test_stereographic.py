@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, TransformedDistribution
 from torch.nn import functional
 
 from evae.distributions import Stereographic
-from evae.distributions.hypersphere import unit_vector
+from evae.distributions.constraints import unit_vector
 from evae.distributions.quadrature import legendre
 
 DOUBLE = torch.float64

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.types import _size
 
 from evae.distributions.base import Expandable
-from evae.distributions.hypersphere import unit_vector
+from evae.distributions.constraints import unit_vector
 from evae.distributions.quadrature import double
 from evae.distributions.screening import Screen, screen_of
 from evae.distributions.stacking import detached, parameters_of, select, widened

@@ -8,26 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.types import _size
 
-from evae.distributions.base import Symmetric
+from evae.distributions.base import Symmetric, expanded
+from evae.distributions.constraints import Ball
 from evae.distributions.posterior import SmoothedPrior
-
-
-class _Ball(constraints.Constraint):
-    """The (elliptical) ball of half-axes ``scale`` around ``loc``."""
-
-    event_dim = 1
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.loc, self.scale = loc, scale
-
-    def check(self, value: Tensor) -> Tensor:
-        return ((value - self.loc) / self.scale).square().sum(-1).sqrt() <= self.radius
-
-    @property
-    def radius(self) -> Tensor:
-        """1 and what rounding may add to it, in units of ``scale``."""
-        return 1 + 8 * torch.finfo(self.loc.dtype).eps * (1 + (self.loc / self.scale).abs().amax(-1))
 
 
 class SphericalEpanechnikov(Symmetric):
@@ -60,7 +43,7 @@ class SphericalEpanechnikov(Symmetric):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        return _Ball(self.loc, self.scale)
+        return Ball(self.loc, self.scale)
 
     @property
     def _dim(self) -> int:
@@ -108,7 +91,7 @@ class SphericalEpanechnikov(Symmetric):
         if self._validate_args:
             self._validate_sample(value)
         squared = ((value - self.loc) / self.scale).square().sum(-1)
-        outside = squared > _Ball(self.loc, self.scale).radius.square()
+        outside = squared > Ball(self.loc, self.scale).radius.square()
         inner = torch.where(outside, 0.0, squared).clamp(max=1 - torch.finfo(squared.dtype).eps / 2)
         log_density = torch.log1p(-inner) + self._log_constant - self.scale.log().sum(-1)
         return torch.where(outside, -math.inf, log_density)
@@ -146,9 +129,10 @@ class SphericalPosterior(SmoothedPrior):
         bandwidth: Tensor | float,
         validate_args: bool | None = None,
     ) -> None:
-        self.kernel, self.prior = kernel, prior.expand(kernel.batch_shape)
+        self.kernel = kernel
+        self.prior = prior if prior.batch_shape == kernel.batch_shape else prior.expand(kernel.batch_shape)
         bandwidth = torch.as_tensor(bandwidth, dtype=kernel.loc.dtype, device=kernel.loc.device)
-        self.bandwidth = bandwidth.expand(kernel.loc.shape)
+        self.bandwidth = expanded(bandwidth, kernel.loc.shape)
         super().__init__(kernel.batch_shape, kernel.event_shape, validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> NoReturn:

@@ -8,6 +8,11 @@ from torch.distributions import Distribution
 from torch.types import _size
 
 
+def expanded(x: Tensor, shape: _size) -> Tensor:
+    """``x`` of this shape; itself where it has it, so that a copy of a distribution can copy its parameters."""
+    return x if x.shape == torch.Size(shape) else x.expand(torch.Size(shape))
+
+
 class Expandable(Distribution):
     """A reparameterised distribution whose ``_parameters``, tensors or distributions, have its whole batch shape."""
 
@@ -19,8 +24,11 @@ class Expandable(Distribution):
         vars(new).update(vars(self))
         for name in self._parameters:
             value = getattr(self, name)
-            event = value.shape[len(self.batch_shape) :] if isinstance(value, Tensor) else ()
-            setattr(new, name, value.expand(torch.Size([*batch_shape, *event])))
+            if isinstance(value, Tensor):
+                value = expanded(value, [*batch_shape, *value.shape[len(self.batch_shape) :]])
+            elif value.batch_shape != torch.Size(batch_shape):
+                value = value.expand(torch.Size(batch_shape))
+            setattr(new, name, value)
         new._batch_shape = torch.Size(batch_shape)
         return new
 

@@ -6,11 +6,9 @@ cos θ 1e-9) for d from 2 to 4096 and κ from 1e-8 to 1e6.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from evae.distributions.quadrature import legendre
 
@@ -20,45 +18,18 @@ _REACH = 13.0  # standard deviations of the peak; a tail falls off at least as e
 
 
 def log_partition(concentration: Tensor, dim: int) -> Tensor:
-    r"""ln E exp(κ cos θ) over the uniform sphere in R^d = ln ₀F₁(; d/2; κ²/4); twice differentiable in κ."""
-    return _LogPartition.apply(concentration, dim)  # type: ignore[no-untyped-call]
+    r"""ln E exp(κ cos θ) over the uniform sphere in R^d = ln ₀F₁(; d/2; κ²/4), differentiable in κ."""
+    return _moments(concentration, dim)[0]
 
 
 def mean_resultant(concentration: Tensor, dim: int) -> Tensor:
     """A_d(κ) = E cos θ = I_{d/2}(κ) / I_{d/2-1}(κ), differentiable in κ: A' = Var cos θ."""
-    return _MeanResultant.apply(concentration, dim)  # type: ignore[no-untyped-call]
+    return _moments(concentration, dim)[1]
 
 
 def cosine_variance(concentration: Tensor, dim: int) -> Tensor:
-    """Var cos θ = A'_d(κ), no gradient."""
-    return _moments(concentration.detach(), dim)[3]
-
-
-class _LogPartition(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, concentration: Tensor, dim: int) -> Tensor:
-        ctx.save_for_backward(concentration)
-        ctx.dim = dim
-        return _moments(concentration, dim)[0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (concentration,) = ctx.saved_tensors
-        return gradient * mean_resultant(concentration, ctx.dim), None
-
-
-class _MeanResultant(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, concentration: Tensor, dim: int) -> Tensor:
-        _, mean, _, variance = _moments(concentration, dim)
-        ctx.save_for_backward(variance)
-        return mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (variance,) = ctx.saved_tensors
-        return gradient * variance, None
+    """Var cos θ = A'_d(κ), differentiable in κ."""
+    return _moments(concentration, dim)[3]
 
 
 def _moments(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -87,7 +58,7 @@ def _series(x: Tensor, order: float) -> Tensor:
 
 
 def _by_quadrature(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
-    mode, width = _peak(concentration, dim)
+    mode, width = _peak(concentration.detach(), dim)  # nodes that stay where they are: derivatives are those of q
     low, high = (mode - _REACH * width).clamp(min=0), (mode + _REACH * width).clamp(max=math.pi)
     x, weights = _nodes(concentration)
     angle = low + (high - low) * x

@@ -2,31 +2,22 @@
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.distributions import Beta, constraints
 from torch.distributions.kl import register_kl
 from torch.types import _size
 
-from evae.distributions.base import Expandable
+from evae.distributions.base import Expandable, expanded
 from evae.distributions.circular import angle_velocity, cosine_variance, log_partition, mean_resultant
+from evae.distributions.constraints import unit_vector
 from evae.distributions.quadrature import double
 
 _POINT = 1e300  # a larger concentration is infinite: the draws are its mean direction
-
-
-class _UnitVector(constraints.Constraint):
-    """Vectors of length 1, up to rounding."""
-
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        return (value.norm(dim=-1) - 1).abs() <= 64 * torch.finfo(value.dtype).eps * value.shape[-1] ** 0.5
-
-
-unit_vector = _UnitVector()
 
 
 def log_area(dim: int) -> float:
@@ -59,6 +50,9 @@ class HypersphericalUniform(Expandable):
         _check_dim(dim)
         self.dim, self._like = dim, torch.empty(0, dtype=dtype, device=device)
         super().__init__(torch.Size(batch_shape), torch.Size([dim]), validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim: {self.dim}, batch_shape: {self.batch_shape})"
 
     @property
     def mean(self) -> Tensor:
@@ -104,7 +98,8 @@ class _RotationSymmetric(Expandable):
         _check_dim(loc.shape[-1])
         concentration = torch.as_tensor(concentration, dtype=loc.dtype, device=loc.device)
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
-        self.loc, self.concentration = loc.expand(*batch_shape, -1), concentration.expand(batch_shape)
+        self.loc = expanded(loc, (*batch_shape, loc.shape[-1]))
+        self.concentration = expanded(concentration, batch_shape)
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     @property
@@ -208,15 +203,9 @@ class VonMisesFisher(_RotationSymmetric):
 
     def _angle(self, concentration: Tensor) -> Tensor:
         constant = concentration.detach()
-        kappa = constant.flatten()
-        heights = torch.full_like(kappa, torch.nan).masked_fill(kappa > _POINT, 0)
-        pending = (kappa.abs() <= _POINT).nonzero().squeeze(1)  # of others no proposal would ever be accepted
-        while len(pending):
-            height, accepted = propose_height(kappa[pending], self.dim)
-            heights[pending[accepted]] = height[accepted]
-            pending = pending[~accepted]
-        angle = 2 * (heights.view_as(concentration) / 2).sqrt().asin()
-        if not concentration.requires_grad:
+        heights: Tensor = _Heights.apply(constant, self.dim)  # type: ignore[no-untyped-call]
+        angle = 2 * (heights / 2).sqrt().asin()
+        if not (concentration.requires_grad or unpack_dual(concentration).tangent is not None):
             return angle
         return angle + angle_velocity(angle, constant, self.dim) * (concentration - constant)
 
@@ -236,6 +225,34 @@ class VonMisesFisher(_RotationSymmetric):
     def log_ratio(self, value: Tensor) -> Tensor:
         # κ μᵀz - κ = -κ ‖z - μ‖²/2, which does not lose the difference of z and μ where κ is large
         return -double(self.concentration) * (double(value) - double(self.loc)).square().sum(-1) / 2
+
+
+class _Heights(torch.autograd.Function):
+    """A draw of 1 - cos θ for each concentration, without a gradient; under ``torch.func.vmap``, too."""
+
+    @staticmethod
+    def forward(concentration: Tensor, dim: int) -> Tensor:
+        kappa = concentration.flatten()
+        heights = torch.full_like(kappa, torch.nan).masked_fill(kappa > _POINT, 0)
+        pending = (kappa.abs() <= _POINT).nonzero().squeeze(1)  # of others no proposal would ever be accepted
+        while len(pending):
+            height, accepted = propose_height(kappa[pending], dim)
+            heights[pending[accepted]] = height[accepted]
+            pending = pending[~accepted]
+        return heights.view_as(concentration)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], concentration: Tensor, dim: int) -> tuple[Tensor, int]:
+        if info.randomness == "same":
+            raise NotImplementedError("vmap of von Mises-Fisher draws needs randomness='different'")
+        batch = in_dims[0]
+        if batch is None:
+            concentration = concentration.expand(info.batch_size, *concentration.shape)
+        return _Heights.apply(concentration if batch is None else concentration.movedim(batch, 0), dim), 0
 
 
 def propose_height(concentration: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -299,12 +316,60 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
     return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
 
 
-@register_kl(_RotationSymmetric, HypersphericalUniform)  # type: ignore[untyped-decorator]
+_OnSphere = HypersphericalUniform | _RotationSymmetric
+
+
+def _kl_on_spheres(q: type[_OnSphere], p: type[_OnSphere]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a KL, known in float64, of distributions on the same sphere; it is not negative.
+
+    Raises:
+        ValueError: (the KL) the spheres are of different dimensions.
+    """
+
+    def register(kl: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def on_one_sphere(q: _OnSphere, p: _OnSphere) -> Tensor:
+            if q.dim != p.dim:
+                raise ValueError(f"no KL between distributions on the spheres of R^{q.dim} and R^{p.dim}")
+            dtype = torch.promote_types(q.mean.dtype, p.mean.dtype)
+            value = kl(q, p).clamp(min=0).to(dtype)
+            return value.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+
+        register_kl(q, p)(on_one_sphere)
+        return kl
+
+    return register
+
+
+@_kl_on_spheres(HypersphericalUniform, HypersphericalUniform)
+def _kl_of_uniforms(q: HypersphericalUniform, p: HypersphericalUniform) -> Tensor:
+    return double(q.mean).new_zeros(())
+
+
+@_kl_on_spheres(_RotationSymmetric, HypersphericalUniform)
 def _kl_to_uniform(q: _RotationSymmetric, p: HypersphericalUniform) -> Tensor:
-    if q.dim != p.dim:
-        raise ValueError(f"no KL between distributions on the spheres of R^{q.dim} and R^{p.dim}")
-    kl = q._kl_to_uniform().clamp(min=0).to(q.loc.dtype)
-    return kl.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+    return q._kl_to_uniform()
+
+
+@_kl_on_spheres(HypersphericalUniform, VonMisesFisher)
+def _kl_of_uniform(q: HypersphericalUniform, p: VonMisesFisher) -> Tensor:
+    return log_partition(double(p.concentration), p.dim)  # E μᵀz = 0
+
+
+@_kl_on_spheres(_RotationSymmetric, VonMisesFisher)
+def _kl_to_von_mises_fisher(q: _RotationSymmetric, p: VonMisesFisher) -> Tensor:
+    """KL(q‖uniform) - κ E q·μ + ln E exp(κ cos θ), with κ and μ of p."""
+    kappa, aligned = double(p.concentration), (double(q.loc) * double(p.loc)).sum(-1)
+    return q._kl_to_uniform() - kappa * q._cosine_moments()[0] * aligned + log_partition(kappa, p.dim)
+
+
+@_kl_on_spheres(VonMisesFisher, VonMisesFisher)
+def _kl_of_von_mises_fishers(q: VonMisesFisher, p: VonMisesFisher) -> Tensor:
+    """(κ₁ - κ₂) A(κ₁) - ln Z(κ₁) + ln Z(κ₂) + κ₂ A(κ₁) (1 - μ₁ᵀμ₂), Z the partition function ``log_partition``."""
+    kappa, other = double(q.concentration), double(p.concentration)
+    mean = mean_resultant(kappa, q.dim)
+    turned = (double(q.loc) - double(p.loc)).square().sum(-1) / 2  # 1 - μ₁ᵀμ₂
+    same_axis = (kappa - other) * mean - log_partition(kappa, q.dim) + log_partition(other, q.dim)
+    return same_axis + other * mean * turned
 
 
 def _check_dim(dim: int) -> None:

@@ -97,7 +97,9 @@ class Triweight(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        return (1 + t) ** 4 * (16 - t * (29 - t * (20 - 5 * t))) / 32
+        u = 1 - t.abs()  # the tail beyond |t|
+        tail = u**4 * (70 - u * (84 - u * (35 - 5 * u))) / 32
+        return torch.where(t < 0, tail, 1 - tail)
 
 
 class Triangular(Kernel):
@@ -182,7 +184,7 @@ class GaussianKernel(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        return torch.special.ndtr(t)
+        return torch.special.erfc(t * -math.sqrt(0.5)) / 2  # torch's ndtr is 0 from -6 on in float32, -9 in float64
 
     @staticmethod
     def _log_cumulative(t: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
+from evae.distributions.base import Expandable
 
-class WithBackground(Distribution):
+
+class WithBackground(Expandable):
     r"""The mixture (1 - w)·p + w·g of a distribution p of vectors and a background g, which has a density everywhere.
 
     Where p has bounded support its log-density is -inf outside; the mixture's is at least ln w + ln g.
@@ -20,7 +22,9 @@ class WithBackground(Distribution):
         weight: w, between 0 and 1.
     """
 
+    has_rsample = False
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    _parameters = ("main", "background")
     support = constraints.real_vector
 
     def __init__(self, main: Distribution, background: Distribution, weight: float) -> None:

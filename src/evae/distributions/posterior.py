@@ -8,7 +8,7 @@ from torch.distributions import Distribution, Independent, Normal, Uniform, cons
 from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
-from evae.distributions.base import Expandable
+from evae.distributions.base import Expandable, expanded
 from evae.distributions.entropy import smoothed_entropy
 from evae.distributions.kernel import Kernel
 from evae.distributions.quadrature import double
@@ -36,6 +36,9 @@ class SmoothedPrior(Expandable):
     kernel: Distribution
     prior: Distribution
     bandwidth: Tensor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(kernel: {self.kernel}, prior: {self.prior}, bandwidth: {self.bandwidth.shape})"
 
     @property
     def support_length(self) -> Tensor:
@@ -109,10 +112,10 @@ class KernelPosterior(SmoothedPrior):
     ) -> None:
         if not isinstance(prior, Uniform | Normal):
             raise TypeError(f"KernelPosterior: the prior must be Uniform or Normal, not {type(prior).__name__}")
-        _, self.bandwidth = broadcast_all(kernel.loc, bandwidth)
-        shape = torch.broadcast_shapes(self.bandwidth.shape, prior.batch_shape)
-        self.bandwidth = self.bandwidth.expand(shape)
-        self.kernel, self.prior = kernel.expand(shape), prior.expand(shape)  # type: ignore[no-untyped-call]
+        _, bandwidth = broadcast_all(kernel.loc, bandwidth)
+        shape = torch.broadcast_shapes(bandwidth.shape, prior.batch_shape)
+        self.bandwidth, self.kernel = expanded(bandwidth, shape), kernel.expand(shape)
+        self.prior = prior if prior.batch_shape == shape else prior.expand(shape)  # type: ignore[no-untyped-call]
         super().__init__(shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)

@@ -20,9 +20,15 @@ def double(x: Tensor) -> Tensor:
 
 
 @cache
-def _legendre(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _leggauss(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     x, weights = np.polynomial.legendre.leggauss(nodes)
     return tuple(((1 + x) / 2).tolist()), tuple((weights / 2).tolist())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _legendre(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """As ``_leggauss``; the compiler takes the result, and does not trace NumPy."""
+    return _leggauss(nodes)
 
 
 def legendre(nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.types import _size
 
-from evae.distributions.hypersphere import unit_vector
+from evae.distributions.constraints import unit_vector
 
 
 class Stereographic(Transform):

@@ -20,6 +20,7 @@ _MAX_KEPT = 10_000  # features kept of a stream, for the distances that need ind
 _CHUNK = 2_000
 _SUBSETS, _MAX_SUBSET = 10, 1_000
 _GROUPS = 20  # of the jackknife
+_CANDIDATES = 4  # for the nearest image
 
 
 class FeatureSet:
@@ -123,9 +124,9 @@ class Frechet(NamedTuple):
 def frechet(features: FeatureSet, others: FeatureSet, seed: int = 0) -> Frechet:
     r"""The Fréchet distance D of two sets, and its limit for infinitely many images.
 
-    D of n images is too large by about c/n (Chong and Forsyth, CVPR 2020), the mean D₂ of two random halves by 2c/n: the
-    limit is 2D - D₂, which can be negative. It is itself too large where n is below twice the number of features. The
-    errors are those of a jackknife over 20 random groups of rows. Halves and groups are of both sets at
+    D of n images is too large by about c/n (Chong and Forsyth, CVPR 2020), the mean D₂ of two random halves by 2c/n, so
+    that the limit is 2D - D₂. It can be negative, and is itself too large where n is below twice the number of
+    features. The errors are those of a jackknife over 20 random groups of rows. Halves and groups are of both sets at
     once, and the same of sets of one length, so that row i of one may belong to row i of the other (reconstructions and
     their originals). Where not all rows are kept, c and the errors come from those that are, scaled to n.
     """
@@ -277,5 +278,8 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
 def nearest(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of images (N, ...) to the nearest of others (M, ...), root mean square over pixels; its index; (N,)."""
     x, y = images.flatten(1), others.flatten(1)
-    distance, index = torch.cdist(x, y).min(1)
-    return distance / math.sqrt(x.shape[1]), index
+    # cdist's products of matrices lose small distances: those of the few nearest are taken again, of differences.
+    candidates = torch.cdist(x, y).topk(min(_CANDIDATES, len(y)), largest=False).indices
+    distances = torch.stack([(x - y[column]).norm(dim=1) for column in candidates.T], 1)
+    distance, place = distances.min(1)
+    return distance / math.sqrt(x.shape[1]), candidates.gather(1, place[:, None])[:, 0]
