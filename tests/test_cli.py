@@ -289,14 +289,15 @@ class TestEncode:
     def test_arrays_by_index(self, trained, blobs, tmp_path):
         assert evae("encode", trained, "--out", tmp_path / "codes.parquet") == 0
         codes = pd.read_parquet(tmp_path / "codes.parquet")
-        assert list(codes.columns) == ["index", "split", "label", "z0", "z1", "z2"]
+        numbers = ["error", "error_percentile", "rate"]
+        assert list(codes.columns) == ["index", "split", "label", *numbers, "vector"]
         assert codes["index"].tolist() == list(range(64))
         assert codes["split"].value_counts().to_dict() == {"train": 48, "holdout": 16}
         arrays = np.load(blobs)
         assert codes["label"].tolist() == [*arrays["y_train"], *arrays["y_test"]]
         images = torch.from_numpy(arrays["x_test"][:, None] / 255).float()
         expected = VAE.from_pretrained(trained).encode(images).detach().numpy()
-        np.testing.assert_allclose(codes.loc[48:, ["z0", "z1", "z2"]], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(np.stack(codes["vector"][48:]), expected, rtol=1e-4, atol=1e-6)
 
     def test_folders_by_file_and_class(self, trained, tmp_path):
         rng = np.random.default_rng(0)

@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evae.collection import encode as encode
+    from evae.collection import map as map
     from evae.data import open_store as open_store
     from evae.distributions import Epanechnikov as Epanechnikov
     from evae.distributions import KernelPosterior as KernelPosterior
     from evae.distributions import kernel_penalty as kernel_penalty
     from evae.fitting import fit_prior as fit_prior
-    from evae.inference import encode as encode
     from evae.inference import load_images as load_images
     from evae.inference import load_model as load_model
     from evae.inference import reconstruct as reconstruct
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
     from evae.training import train as train
 
 _HOMES = {
+    "collection": "encode map",
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
     "fitting": "fit_prior",
-    "inference": "encode load_images load_model reconstruct sample",
+    "inference": "load_images load_model reconstruct sample",
     "inspection": "inspect",
     "metrics": "evaluate",
     "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE BoundedVAE "

@@ -2,41 +2,32 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from itertools import count as numbers
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evae import checks, figures
 from evae.console import console, warn
-from evae.data import ImageOptions, Images, Store, to_float
-from evae.data.build import check_bad_images
+from evae.data import to_float
 from evae.data.decode import SUFFIXES
-from evae.data.labels import Label
-from evae.data.labels import encode as encode_labels
-from evae.data.memory import Data, named
-from evae.data.rows import Source, listed
-from evae.data.store import check_transform
-from evae.errors import ConfigError, DataError, RunError
+from evae.data.rows import listed
+from evae.errors import DataError, RunError
 from evae.files import replacing
 from evae.fitting import fit_prior
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
-from evae.outputs import Kind, check_output, check_output_folder, data_of, mark, parquet_mark
+from evae.outputs import Kind, check_output, check_output_folder, data_of, mark
 from evae.rounding import counted
 from evae.runs import RunFolder
-from evae.runs.images import batches, images_for, preprocessing, transform_for
-from evae.runs.preprocessing import Found, Preprocessing, source_of
-from evae.settings import flat
+from evae.runs.images import preprocessing
+from evae.runs.preprocessing import Preprocessing
 
 _BATCH = 500  # images decoded at a time
 _ARRAY = ".npy"
@@ -246,124 +237,6 @@ def _load(files: list[Path], names: list[str], rule: Preprocessing, bad: list[st
         except DataError as error:
             bad.append(str(error))
     return loaded
-
-
-@flat
-def encode(
-    run_folder: Path,
-    out: Path,
-    data: Data | None = None,
-    images: ImageOptions = ImageOptions(),
-    device: str = "auto",
-    overwrite: bool = False,
-) -> Path:
-    """Write the latent codes of images to a Parquet file: file or index, split, label, and one column per latent.
-
-    A code is the posterior's mean, on a sphere its mean direction. Other images than the run's own are cropped, resized
-    and scaled as those, unless options say otherwise; grey and colour are converted. Their split is the one that their
-    folders or files tell, and empty where these tell none.
-
-    Args:
-        run_folder: the folder of a trained run.
-        out: the Parquet file to write, NAME.parquet.
-        data: images to encode instead of the run's own; as in evae train, or a single image file.
-        images: how other images are read.
-        device: cpu, cuda or mps; auto: a GPU where there is one.
-        overwrite: replace the file that out names also where it does not hold codes by evae.
-
-    Raises:
-        ConfigError: the name of the output does not end with .parquet.
-        RunError: the folder is not a run, or the file cannot be written or would replace another one.
-        DataError: the images cannot be used with this model.
-    """
-    run, out, data = RunFolder(run_folder), Path(out), None if data is None else named(data)
-    check_output(out, "codes", overwrite, data=data_of(run, data))
-    if out.suffix.lower() != ".parquet":
-        raise ConfigError(
-            f"--out {out} does not end with .parquet, the only format of codes; name it {out.stem}.parquet"
-        )
-    model = run.model().to(resolve_device(device))
-    source = None if data is None else source_of(data, images.image_column)
-    if source is None or source.stream is not None:
-        tables = _tables(model, images_for(run, model, data, images))
-    else:
-        tables = iter([_table_of_source(run, model, source, images)])
-    with replacing(out) as temporary:
-        written = _write_codes(tables, temporary)
-    console.print(f"{counted(written, 'latent code')} in {out}", soft_wrap=True)
-    return out
-
-
-def _write_codes(tables: Iterator[pa.Table], path: Path) -> int:
-    """Write tables to one Parquet file; returns the number of rows."""
-    first = next(tables)
-    schema = first.schema.with_metadata(parquet_mark("codes"))
-    with pq.ParquetWriter(path, schema) as writer:
-        written = 0
-        for table in chain([first], tables):
-            writer.write_table(table.cast(schema))
-            written += table.num_rows
-    return written
-
-
-@torch.no_grad()
-def _tables(model: VAE, store: Store) -> Iterator[pa.Table]:
-    """The codes of all splits of a store, a batch at a time."""
-    for images in filter(None, (store.train, store.validation, store.holdout)):
-        start = 0
-        for batch in batches(images, model.device, f"encoding {images.split}"):
-            yield _table_of_batch(images, start, model.encode(batch).cpu(), store.class_names)
-            start += len(batch)
-
-
-def _table_of_batch(images: Images, start: int, latents: Tensor, class_names: tuple[str, ...]) -> pa.Table:
-    rows = slice(start, start + len(latents))
-    splits = [images.split] * len(latents)
-    table = _latent_table(images.names[rows], splits, images.labels[rows].tolist(), class_names, latents)
-    return table.take([i for i in range(len(latents)) if start + i not in images.bad])
-
-
-@torch.no_grad()
-def _table_of_source(run: RunFolder, model: VAE, source: Source, options: ImageOptions) -> pa.Table:
-    """The codes of images that need neither splits nor a place in the cache."""
-    size, crop = transform_for(run, model, options)
-    if size != model.image_shape[1]:
-        raise DataError(f"--image-size {size} is not the model's; leave it out, or use {model.image_shape[1]}")
-    check_transform(size, crop)
-    rule = replace(preprocessing(run, model), crop=source.crop if crop is None else crop)
-    found, codes = Found(), list[Tensor]()
-    names, splits, labels = list[str](), list[str | None](), list[Label]()
-    for images, pixels in rule.load_all(source, found):
-        codes.append(model.encode(to_float(pixels, model.device)).cpu())
-        names += [image.name for image in images]
-        splits += [image.split for image in images]
-        labels += [image.label for image in images]
-        check_bad_images(found.bad, options.on_bad_image == "skip")
-    if not codes or found.bad:
-        check_bad_images(found.bad, skip_bad=bool(codes) and options.on_bad_image == "skip")
-        warn(f"{len(found.bad)} bad images skipped: {listed(found.bad, '; ')}")
-    rule.check_levels(source, found.levels)
-    classes, class_names = encode_labels(labels, source.class_names)
-    return _latent_table(names, splits, classes.tolist(), class_names, torch.cat(codes))
-
-
-def _latent_table(
-    names: Sequence[str],
-    splits: Sequence[str | None],
-    labels: Sequence[int],
-    class_names: tuple[str, ...],
-    latents: Tensor,
-) -> pa.Table:
-    files = [name.encode(errors="replace").decode() for name in names]  # names may be no UTF-8
-    by_index = names[0].isdigit()
-    identity = {"index": pa.array(map(int, names))} if by_index else {"file": pa.array(files)}
-    if class_names:
-        known = dict(enumerate(class_names))
-        label = pa.array([known.get(i, str(i)) if i >= 0 else None for i in labels], pa.string())
-    else:
-        label = pa.array([i if i >= 0 else None for i in labels], pa.int64())
-    codes = {f"z{k}": pa.array(latents[:, k].numpy()) for k in range(latents.shape[1])}
-    return pa.table({**identity, "split": pa.array(splits, pa.string()), "label": label, **codes})
 
 
 def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:

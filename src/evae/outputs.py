@@ -16,14 +16,25 @@ from evae.files import remove_leftovers
 from evae.runs import RunFolder
 from evae.runs.folder import ACCOUNT, CHECKPOINTS, CONFIG, METRICS
 
-Kind = Literal["samples", "reconstruction", "codes", "report", "comparison", "kernels", "contact sheet", "benchmark"]
+Kind = Literal[
+    "samples",
+    "reconstruction",
+    "codes",
+    "report",
+    "comparison",
+    "kernels",
+    "contact sheet",
+    "benchmark",
+    "map",
+    "audit",
+]
 
 _IMAGES = ("samples", "reconstruction", "contact sheet")
 _PARQUET_KEY = b"evae"
 _HEAD = 2048  # bytes of a page that have its mark
 _WEIGHTS = "model.safetensors"
 _RESERVED = {CONFIG, ACCOUNT, METRICS, CHECKPOINTS, _WEIGHTS, "config.json", "README.md", "prior", "tensorboard"}
-_PAGE = "comparison.html"  # its mark is also that of the tables beside it
+_PAGES = {"comparison": "comparison.html", "audit": "audit.html"}  # their marks are those of the tables beside them
 
 
 def mark(kind: Kind) -> str:
@@ -125,6 +136,8 @@ _NAMES: dict[Kind, str] = {
     "kernels": "a figure of kernels",
     "contact sheet": "a contact sheet",
     "benchmark": "a table of a benchmark",
+    "map": "a map",
+    "audit": "an audit",
 }
 
 
@@ -159,12 +172,17 @@ def _run_of(path: Path) -> Path | None:
 def _mark_of(path: Path, kind: Kind) -> str:
     """The mark of a file as results of this kind have it, "" where it has none."""
     try:
+        if kind == "codes" and path.suffix.lower() == ".h5ad":
+            from h5py import File
+
+            with File(path) as table:
+                return str(table["uns/evae/mark"].asstr()[()])
         if kind == "codes":
             metadata = pq.read_schema(path).metadata or {}
             return metadata.get(_PARQUET_KEY, b"").decode()
-        if kind in ("report", "comparison", "benchmark"):
+        if kind in ("report", "comparison", "benchmark", "map", "audit"):
             page = path.with_suffix(".html") if kind == "benchmark" else path
-            with page.with_name(_PAGE if kind == "comparison" else page.name).open("rb") as file:
+            with page.with_name(_PAGES.get(kind, page.name)).open("rb") as file:
                 return mark(kind) if page_mark(kind).encode() in file.read(_HEAD) else ""
         return figures.mark_of(path)
     except Exception:  # whatever else the file is, decoders raise anything

@@ -1,8 +1,9 @@
-"""The templates of pages (HTML in one file: no script, nothing fetched, every text escaped) and of tables."""
+"""The templates of pages (HTML in one file: nothing fetched, every text escaped, scripts named by hash) and of tables."""
 
 import shlex
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def render(template: str, **content: Any) -> str:
     """The text of templates/TEMPLATE.j2; templates draw with ``charts``."""
     text = _environment().get_template(f"{template}.j2").render(content, charts=charts, version=version("evae"))
     return text.encode(errors="replace").decode()  # file names may hold what UTF-8 cannot encode
+
+
+def text(name: str) -> str:
+    """A file of the templates as it is: the script of a page."""
+    return files("evae.reporting").joinpath("templates", name).read_text("utf-8")
 
 
 def data_name(data: str) -> str:
