@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evae.collection import audit as audit
     from evae.collection import encode as encode
     from evae.collection import map as map
     from evae.data import open_store as open_store
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from evae.training import train as train
 
 _HOMES = {
-    "collection": "encode map",
+    "collection": "audit encode map",
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
     "fitting": "fit_prior",

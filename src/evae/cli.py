@@ -56,6 +56,7 @@ COMMANDS = {
     "reconstruct": _Command("evae.inference", "reconstruct your own image files", ("run_folder", "images")),
     "encode": _Command("evae.collection", "write latent codes to a Parquet file", ("run_folder",), file="out"),
     "map": _Command("evae.collection", "write a page that shows all images on a plane", ("run_folder",), file="out"),
+    "audit": _Command("evae.collection", "find duplicates, leaks, outliers and unreadable files", ("data",)),
     "fit-prior": _Command("evae.fitting", "fit a prior to a run's codes, for samples", ("run_folder",)),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),

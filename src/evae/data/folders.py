@@ -41,6 +41,33 @@ def image_folder(data: str) -> Source | None:
     return Source(data, key, len(division.splits), rows, classes, found=found)
 
 
+def every_file(data: str) -> tuple[Source, dict[str, str]] | None:
+    """All image files of a folder, also those of parts that no split takes, and the part that each one's path tells.
+
+    Parts are train, test, validation, dev, holdout and eval, by name of the file; without an entry where none is told.
+    """
+    root = existing(data)
+    if root is None or not root.is_dir():
+        return None
+    scanned = scan(root)
+    files = scanned.with_suffix(*SUFFIXES)
+    if not files:
+        return None
+    level = _divide(scanned, files).level
+    parts = {}
+    for file in files:
+        own = (file.stem,) if level == -1 else file.relative_to(root).parts[:-1]
+        if level is not None and level < len(own) and (kind := kind_of(own[level])) is not None:
+            parts[scanned.relative(file)] = str(kind)
+
+    def rows() -> Iterator[Row]:
+        for file in files:
+            yield Row(scanned.relative(file), file, None, None)
+
+    left_out = (*scanned.left_out, *scanned.others(files))
+    return Source(data, "", len(files), rows, found=Findings(kinds(files), left_out)), parts
+
+
 def _divide(scanned: Scan, files: list[Path]) -> Division[Path]:
     """By the names of folders; else by those of files, where they say train and test."""
     folders = {file: file.relative_to(scanned.root).parts[:-1] for file in files}

@@ -1,4 +1,4 @@
-"""The templates of pages (HTML in one file: nothing fetched, every text escaped, scripts named by hash) and of tables."""
+"""The templates of pages (HTML in one file: nothing fetched, all text escaped, scripts named by hash) and of tables."""
 
 import shlex
 from functools import cache
