@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from evae.distributions import KernelPosterior as KernelPosterior
     from evae.distributions import kernel_penalty as kernel_penalty
     from evae.fitting import fit_prior as fit_prior
+    from evae.hub import pull as pull
+    from evae.hub import push as push
     from evae.inference import load_images as load_images
     from evae.inference import load_model as load_model
     from evae.inference import reconstruct as reconstruct
@@ -41,6 +43,7 @@ _HOMES = {
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
     "fitting": "fit_prior",
+    "hub": "pull push",
     "inference": "load_images load_model reconstruct sample",
     "inspection": "inspect",
     "metrics": "evaluate",

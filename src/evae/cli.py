@@ -65,6 +65,8 @@ COMMANDS = {
         "evae.benchmark", "fill the table of a spec: train and evaluate its grid", ("spec",), passed_on=("slurm",)
     ),
     "tradeoff": _Command("evae.tradeoff", "show what sharp reconstructions cost: rate, distortion, sharpness"),
+    "push": _Command("evae.hub", "publish a run on the Hugging Face hub", ("run_folder", "repository")),
+    "pull": _Command("evae.hub", "load a published run into a run folder", ("repository",)),
     "cache": _Command("evae.data.cache", "list and prune the cache of decoded images"),
 }
 

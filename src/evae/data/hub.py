@@ -26,9 +26,12 @@ class HubDataset:
 
 def hub(data: str) -> Source | None:
     """The dataset of an id of the form owner/name, unless a folder has the owner's name."""
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", data) and not Path(data).parent.is_dir():
-        return hub_source(data, HubDataset(data))
-    return None
+    return hub_source(data, HubDataset(data)) if is_dataset_id(data) and not Path(data).parent.is_dir() else None
+
+
+def is_dataset_id(data: str) -> bool:
+    """Whether a name has the form owner/name of datasets on the hub."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", data) is not None
 
 
 def hub_source(data: str, dataset: HubDataset) -> Source:

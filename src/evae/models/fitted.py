@@ -184,12 +184,8 @@ def _with_state(network: nn.Module, tensors: dict[str, Tensor]) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def write_prior(prior: FittedPrior, folder: Path) -> None:
-    """Write ``prior/`` into the folder of its model.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+def prior_files(prior: FittedPrior) -> dict[str, bytes]:
+    """The content of the files of a prior, by name relative to the folder of its model; the record is the last."""
     content = prior.content()
     record = {
         "version": VERSION,
@@ -199,8 +195,17 @@ def write_prior(prior: FittedPrior, folder: Path) -> None:
         "weights": prior.weights,
         "tensors": digest(content),
     }
-    write_atomically(folder / FOLDER / TENSORS, content)
-    write_atomically(folder / FOLDER / RECORD, json.dumps(record, indent=2) + "\n")
+    return {f"{FOLDER}/{TENSORS}": content, f"{FOLDER}/{RECORD}": (json.dumps(record, indent=2) + "\n").encode()}
+
+
+def write_prior(prior: FittedPrior, folder: Path) -> None:
+    """Write ``prior/`` into the folder of its model.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    for name, content in prior_files(prior).items():
+        write_atomically(folder / name, content)
 
 
 def read_prior(fetch: Callable[[str], Path | None], weights: Callable[[], str], model: str) -> FittedPrior | None:

@@ -16,6 +16,7 @@ from evae.runs.folder import RunFolder
 from evae.runs.preprocessing import Preprocessing, RecolouredSet, cached_scaling
 
 BATCH = 250
+UNPUBLISHED = "(not published)"  # in place of the data of a run that evae push has published
 
 
 def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
@@ -26,6 +27,8 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
         RunError: the folder is not a run, or its config.yaml is damaged.
     """
     config = run.config()
+    if config["data"] == UNPUBLISHED:
+        raise DataError(f"the images {run} was trained on were not published")
     size, crop = _transform(run)
     try:
         store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"))
