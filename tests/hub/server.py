@@ -22,7 +22,10 @@ class Hub:
         self.url = ""
 
     def commit(self, name):
-        return sha1(repr(sorted(self.repositories[name].items())).encode()).hexdigest()
+        """Of the names and sizes of the files."""
+        return sha1(
+            repr([(file, len(content)) for file, content in self.repositories[name].items()]).encode()
+        ).hexdigest()
 
     def find(self, name, revision):
         """The files of a repository, None where it has no such revision."""
@@ -77,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None or file not in files:
             self._fail(404, "RevisionNotFound" if files is None else "EntryNotFound", "Entry not found")
             return
-        headers = {"ETag": f'"{sha1(files[file]).hexdigest()}"', "X_Repo_Commit": self.hub.commit(name)}
+        headers = {"ETag": f'"{self.hub.commit(name)}{len(file)}"', "X_Repo_Commit": self.hub.commit(name)}
         self._answer(files[file], **headers)
 
     def _about(self, name, what, revision):

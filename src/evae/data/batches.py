@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,13 @@ def _window_order(groups: Groups, seed: int, epoch: int, window: int) -> NDArray
     return np.random.default_rng([seed, epoch, window + 1]).permutation(images)
 
 
-def to_float(images: NDArray[np.uint8], device: "torch.device | str" = "cpu") -> "torch.Tensor":
-    """8-bit images (N, C, H, W) as float32 in [0, 1] on ``device``."""
+def to_float(images: NDArray[Any], device: "torch.device | str" = "cpu") -> "torch.Tensor":
+    """What a split's ``read`` returns as a model takes it, on ``device``: see ``scaled``."""
     import torch  # here, as processes that decode images do not need it
 
-    return torch.from_numpy(np.array(images)).to(device).float().div_(255)
+    return scaled(torch.from_numpy(np.array(images)).to(device))
+
+
+def scaled(batch: "torch.Tensor") -> "torch.Tensor":
+    """8-bit images (N, C, H, W) as float32 in [0, 1]; rows (N, F), which are standardised already, as they are."""
+    return batch.float() if batch.is_floating_point() else batch.float().div_(255)

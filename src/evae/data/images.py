@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ Split = Literal["train", "validation", "holdout"]
 
 
 class Images(Protocol):
-    """One split: N 8-bit images with labels and names. The defaults are those of local images.
+    """One split: N 8-bit images, or rows of numbers, with labels and names. The defaults are those of local images.
 
     Attributes:
         split: which one.
-        shape: (N, C, H, W).
+        shape: (N, C, H, W); (N, F) of rows.
         labels: (N,), -1 for none.
         names: of the files, or row numbers.
         bad: indices of images found to be undecodable; ``read`` returns other images in their place.
@@ -34,7 +34,7 @@ class Images(Protocol):
     """
 
     split: Split
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     bad: Collection[int] = frozenset()  # undecodable images are not written to the cache
     is_local: bool = True
 
@@ -58,8 +58,12 @@ class Images(Protocol):
         """Cancel pending reads."""
         return None
 
-    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """A copy of some images (n, C, H, W); DataError where streamed ones cannot be fetched or decoded."""
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of some images (n, C, H, W), uint8; of standardised rows (n, F), float32.
+
+        Raises:
+            DataError: streamed images cannot be fetched or decoded.
+        """
 
 
 @dataclass

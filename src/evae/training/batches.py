@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evae.data import Images
+from evae.data.batches import scaled
 
 _ROWS = 4096  # copied to a GPU at a time
 
@@ -35,14 +36,14 @@ class BatchLoader:
         self._reader = ThreadPoolExecutor(1) if ahead else None
 
     def __call__(self, epoch: int, step: int) -> Tensor:
-        """The images (N / world_size, C, H, W) of one step, float32 in [0, 1]."""
+        """The images (N / world_size, C, H, W) of one step, float32 in [0, 1]; or rows (N / world_size, F)."""
         if self._resident is not None:
             batch = self._resident[self._resident_order(epoch)[step, self.rows]]
         elif self._reader is not None:
             batch = self._read_ahead(self._reader, epoch, step)
         else:
             batch = self._read(epoch, step)
-        return batch.to(self.device, non_blocking=True).float().div_(255)
+        return scaled(batch.to(self.device, non_blocking=True))
 
     def close(self) -> None:
         """Cancel pending reads."""
@@ -76,12 +77,13 @@ class BatchLoader:
 
 
 def _resident(images: Images, device: torch.device) -> Tensor | None:
-    """All images on a GPU, as bytes, if they are local and fit."""
+    """All images on a GPU, as they are read, if they are local and fit."""
     if device.type != "cuda" or not images.is_local:
         return None
-    if np.prod(images.shape, dtype=np.int64) > torch.cuda.mem_get_info(device)[0] // 2:
+    first = torch.from_numpy(images.read(slice(0, 1)))
+    if np.prod(images.shape, dtype=np.int64) * first.element_size() > torch.cuda.mem_get_info(device)[0] // 2:
         return None
-    resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    resident = torch.empty(images.shape, dtype=first.dtype, device=device)
     for start in range(0, len(images), _ROWS):
         rows = slice(start, start + _ROWS)
         resident[rows] = torch.from_numpy(images.read(rows)).to(device)

@@ -2,12 +2,13 @@
 
 from contextlib import closing
 from functools import partial
+from typing import Any, Protocol
 
 from lightning_fabric import Fabric
 
 from evae.console import console, warn
 from evae.console import progress as progress_bar
-from evae.data import Store
+from evae.data import Images, Store
 from evae.errors import DataError
 from evae.models import VAE
 from evae.runs import Progress, RunFolder
@@ -18,9 +19,29 @@ from evae.training.preemption import InterruptedRun, deferred_signals
 from evae.training.ranks import StoppedElsewhereError, all_reduce_max, shared_failures
 from evae.training.settings import Settings
 from evae.training.trainer import Trainer
-from evae.training.writer import RunWriter
+from evae.training.writer import RunWriter, Writer
 
 _UNPRINTED = ("gradient_norm", "learning_rate", "images_per_second", "seconds")
+
+
+class Splits(Protocol):
+    """What training takes of a ``Store``.
+
+    Attributes:
+        train: what to train on.
+        validation: what chooses the best epoch; None: the hold-out split does, or the training loss where it is empty.
+        holdout: what is measured after every epoch, and drawn.
+        fingerprint: digest of all.
+    """
+
+    @property
+    def train(self) -> Images: ...
+    @property
+    def validation(self) -> Images | None: ...
+    @property
+    def holdout(self) -> Any: ...
+    @property
+    def fingerprint(self) -> str: ...
 
 
 def fit(
@@ -45,10 +66,17 @@ def fit(
         RunError: the run folder cannot be read or written.
         ConfigError: there is not enough memory.
     """
+    return fit_with(RunWriter(fabric, run, log), fabric, network, store, settings, deadline)
+
+
+def fit_with(
+    writer: Writer, fabric: Fabric, network: VAE, store: Splits, settings: Settings, deadline: float | None = None
+) -> Progress:
+    """As ``fit``, with any writer."""
     recipe, choice = settings.recipe, settings.compute.compile
     compiled = choice == "on" or (choice == "auto" and fabric.device.type == "cuda")
     with shared_failures(fabric), explain_memory_errors(recipe.batch_size):
-        trainer, writer = Trainer(fabric, network, store.train, recipe, compiled), RunWriter(fabric, run, log)
+        trainer = Trainer(fabric, network, store.train, recipe, compiled)
         progress = writer.restore(trainer, store.fingerprint)
         with closing(trainer.batches):
             try:
@@ -61,7 +89,7 @@ def fit(
 
 
 def _train(
-    trainer: Trainer, writer: RunWriter, progress: Progress, store: Store, log_every: int | None, deadline: float | None
+    trainer: Trainer, writer: Writer, progress: Progress, store: Splits, log_every: int | None, deadline: float | None
 ) -> None:
     fabric, recipe, steps_per_epoch = trainer.fabric, trainer.recipe, trainer.steps_per_epoch
     selection, prefix = (store.holdout, "holdout") if store.validation is None else (store.validation, "validation")
@@ -96,7 +124,7 @@ def _train(
                 writer.log({"epoch": epoch, "step": step + 1, **line}, progress)
                 terms = "".join(f"  {name} {value:.4g}" for name, value in line.items() if name not in _UNPRINTED)
                 console.print(f"epoch {epoch}/{recipe.epochs}{terms}{_speed(line)}", soft_wrap=True)
-                writer.keep_best(trainer, progress, epoch, line[f"{prefix}_loss"])
+                writer.keep_best(trainer, progress, epoch, line.get(f"{prefix}_loss", line["loss"]))
                 meter.start_epoch()
             if ends_epoch or reason:
                 writer.save(trainer, progress)

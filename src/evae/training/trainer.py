@@ -123,8 +123,10 @@ class Trainer:
     def validate(self, images: Images, prefix: str) -> dict[str, float]:
         """Means over ``images`` of the loss, its reconstruction and its divergence; names begin with ``prefix``.
 
-        Each rank measures every ``world_size``-th batch.
+        Each rank measures every ``world_size``-th batch. There are none of no images.
         """
+        if not len(images):
+            return {}
         self.sync_full_copy()
         network, fabric, size = self.result.eval(), self.fabric, self.recipe.batch_size
         if fabric.world_size > 1:  # the statistics of batch normalisation that will be saved

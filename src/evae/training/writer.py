@@ -21,11 +21,69 @@ from evae.training.trainer import Trainer
 _FIGURE_SECONDS = 30.0  # figures are drawn at most this often, and at the end
 
 
-class RunWriter:
+class Writer:
+    """What training tells its caller; it keeps nothing itself.
+
+    Args:
+        fabric: the launched engine.
+        place: where the run is, for messages.
+    """
+
+    def __init__(self, fabric: Fabric, place: object) -> None:
+        self.fabric, self.run = fabric, place
+
+    def restore(self, trainer: Trainer, images: str) -> Progress:
+        """The progress to continue from, that of images with this fingerprint."""
+        return Progress(images)
+
+    def save(self, trainer: Trainer, progress: Progress) -> None:
+        """Keep what a later run needs to continue."""
+
+    def put_best(self, trainer: Trainer) -> None:
+        """Keep the model, the best so far."""
+
+    def put_line(self, line: dict[str, float], progress: Progress) -> None:
+        """Keep a line of metrics."""
+
+    def draw(self, trainer: Trainer, images: ImageSet, final: bool = False) -> None:
+        """Show how far training is."""
+
+    def keep_best(self, trainer: Trainer, progress: Progress, epoch: int, loss: float) -> None:
+        """Keep the model where the validation loss is the least since the warm-ups; count epochs else."""
+        if epoch <= trainer.recipe.settled_epoch:
+            return
+        if progress.best_loss is not None and loss >= progress.best_loss:
+            progress.epochs_since_best += 1
+            return
+        progress.best_loss, progress.epochs_since_best = loss, 0
+        self.put_best(trainer)
+
+    def log(self, line: dict[str, float], progress: Progress) -> None:
+        """Keep a line of metrics.
+
+        Raises:
+            DivergedError: a number in it is not finite; nothing is kept.
+        """
+        if broken := [name for name, value in line.items() if not math.isfinite(value)]:
+            raise DivergedError(
+                f"{broken[0]} is not finite at step {progress.step}; what was saved is kept; try a lower "
+                "--learning-rate"
+            )
+        self.put_line(line, progress)
+
+    def diverged(self, trainer: Trainer, bad: NonfiniteStepError) -> DivergedError:
+        """The error of a step that is not finite."""
+        return DivergedError(f"{bad}; try a lower learning rate")
+
+
+class RunWriter(Writer):
     """Writes metrics, checkpoints and figures of a run."""
 
+    run: RunFolder
+
     def __init__(self, fabric: Fabric, run: RunFolder, log: Log) -> None:
-        self.fabric, self.run, self._log = fabric, run, log
+        super().__init__(fabric, run)
+        self._log = log
         self._drawn = time.monotonic()
 
     def restore(self, trainer: Trainer, images: str) -> Progress:
@@ -49,27 +107,12 @@ class RunWriter:
         save = partial(checkpoints.save, self.run, trainer.full_copy, optimizer, progress, trainer.average)
         on_rank_zero(self.fabric, save)
 
-    def keep_best(self, trainer: Trainer, progress: Progress, epoch: int, loss: float) -> None:
-        """Write checkpoints/best where the validation loss is the least since the warm-ups; count epochs else."""
-        if epoch <= trainer.recipe.settled_epoch:
-            return
-        if progress.best_loss is not None and loss >= progress.best_loss:
-            progress.epochs_since_best += 1
-            return
-        progress.best_loss, progress.epochs_since_best = loss, 0
+    def put_best(self, trainer: Trainer) -> None:
+        """Write checkpoints/best."""
         on_rank_zero(self.fabric, partial(checkpoints.save_best, self.run, trainer.result))
 
-    def log(self, line: dict[str, float], progress: Progress) -> None:
-        """Append a line to metrics.jsonl, and give it to the logger.
-
-        Raises:
-            DivergedError: a number in it is not finite; nothing is written.
-        """
-        if broken := [name for name, value in line.items() if not math.isfinite(value)]:
-            raise DivergedError(
-                f"{broken[0]} is not finite at step {progress.step}; what was saved is kept; try a lower "
-                "--learning-rate"
-            )
+    def put_line(self, line: dict[str, float], progress: Progress) -> None:
+        """Append a line to metrics.jsonl, and give it to the logger."""
         on_rank_zero(self.fabric, partial(self.run.append_metrics, line, progress))
         if self.fabric.is_global_zero:
             self._log({k: v for k, v in line.items() if k not in ("epoch", "step")}, int(line["step"]))
