@@ -300,6 +300,17 @@ class TestChiSquare:
         q = posterior(0.0, 1e-3, 1.0, 1.0, "gaussian", KERNELS["epanechnikov"])
         assert chi_square(q, Normal(tensor(0.0), tensor(0.71))).item() == pytest.approx(4.567, abs=1e-3)
 
+    def test_of_nearly_equal_laws(self):
+        """v²/2 for small v = w² Var K/σ²; the integral less 1 would lose it."""
+        for w in (1e-3, 3e-3, 1e-2, 0.03):
+            q = posterior(0.0, w, 1.0, 1.0, "gaussian", KERNELS["epanechnikov"])
+            v = w**2 / 5
+            assert chi_square(q, Normal(tensor(0.0), tensor(1.0))).item() == pytest.approx(v**2 / 2, rel=1e-7 + 3 * v)
+        gaussian = posterior(0.0, 0.1, 1.0, 1.0, "gaussian", KERNELS["gaussian"])
+        s = 1.01
+        known = 1 / math.sqrt(s * (2 - s)) - 1
+        assert chi_square(gaussian, Normal(tensor(0.0), tensor(1.0))).item() == pytest.approx(known, rel=1e-10)
+
     def test_bounds_kl(self):
         for name, scale in itertools.product(KERNELS, (0.1, 0.5, 1.5)):
             q = posterior(0.1, scale, 0.4, 0.3, "gaussian", KERNELS[name])

@@ -261,6 +261,45 @@ def test_kl_to_the_uniform_distribution_has_the_batch_shape_of_both(family):
         kl_divergence(q, HypersphericalUniform(5))
 
 
+DENSITIES = {
+    "uniform": HypersphericalUniform(4, dtype=DOUBLE),
+    "von Mises-Fisher": VonMisesFisher(direction(4), double(3.0)),
+    "another": VonMisesFisher(direction(4, 2), double([0.5, 30.0])),
+    "power spherical": PowerSpherical(direction(4), double([0.7, 20.0])),
+}
+
+
+@pytest.mark.parametrize("p", DENSITIES)
+@pytest.mark.parametrize("q", DENSITIES)
+def test_kl_on_one_sphere(q, p):
+    """The mean of ln q - ln p over draws, within 6 standard errors; 0 of a law and itself."""
+    q, p = DENSITIES[q], DENSITIES[p]
+    if isinstance(p, PowerSpherical):
+        with pytest.raises(NotImplementedError):
+            kl_divergence(q, p)
+        return
+    z = q.expand((2,)).sample((20_000,))
+    terms = q.log_prob(z) - p.log_prob(z)
+    kl = kl_divergence(q, p)
+    assert kl.shape == torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    error = terms.std(0) / math.sqrt(len(z)) + 1e-12
+    assert ((kl - terms.mean(0)).abs() < 6 * error).all()
+    if q is p:
+        assert (kl == 0).all()
+
+
+def test_no_kl_between_spheres_of_different_dimensions():
+    laws = [
+        lambda d: HypersphericalUniform(d, dtype=DOUBLE),
+        lambda d: VonMisesFisher(direction(d), 3.0),
+        lambda d: PowerSpherical(direction(d), 3.0),
+    ]
+    for q in laws:
+        for p in laws[:2]:
+            with pytest.raises(ValueError, match=r"spheres of R\^3 and R\^5"):
+                kl_divergence(q(3), p(5))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_density_integrates_to_one(family):
     """Over the angle, times the area of the parallel."""

@@ -89,6 +89,44 @@ def test_quantile_inverts_cdf(p, loc, scale):
         assert kernel.cdf(kernel.icdf(torch.tensor(p, dtype=DOUBLE))).item() == pytest.approx(p, abs=tolerance)
 
 
+def test_derivatives_of_cdf_and_quantile(name, standard):
+    """The density, also at the centre; of the quantile function the first and the second, 1/k and -k'/k³."""
+    p = torch.tensor([0.01, 0.3, 0.5, 0.9], dtype=DOUBLE, requires_grad=True)
+    t = standard.icdf(p)
+    (slope,) = torch.autograd.grad(standard.cdf(t).sum(), t, retain_graph=True)
+    torch.testing.assert_close(slope, standard.log_prob(t).exp(), rtol=1e-12, atol=0)
+    (first,) = torch.autograd.grad(t.sum(), p, create_graph=True)
+    torch.testing.assert_close(first, 1 / slope, rtol=1e-10, atol=0)
+    x = t.detach()[[0, 1, 3]].requires_grad_()  # not at a kink
+    (change,) = torch.autograd.grad(standard.log_prob(x).sum(), x)
+    if first.requires_grad:
+        (second,) = torch.autograd.grad(first.sum(), p)
+        torch.testing.assert_close(second[[0, 1, 3]], -change * first[[0, 1, 3]] ** 2, rtol=1e-9, atol=1e-12)
+    else:
+        assert name == "uniform"
+
+
+def test_no_cdf_exceeds_1(standard):
+    assert standard.cdf(torch.linspace(-1, 1, 2001, dtype=DOUBLE)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "edge", "power"), [("biweight", 5 / 4, 3), ("triweight", 35 / 16, 4), ("tricube", 35 / 6, 4)]
+)
+def test_quantiles_of_small_tails(name, edge, power):
+    """F is about ``edge``·(1 + t)^power near -1."""
+    t = KERNELS[name](*double(0.0, 1.0)).icdf(torch.tensor([1e-30, 1e-300, 0.0], dtype=DOUBLE))
+    assert t[0].item() + 1 == pytest.approx((1e-30 / edge) ** (1 / power), rel=1e-5)
+    assert (t[1:] + 1).tolist() == pytest.approx([0, 0], abs=3e-16)
+
+
+def test_small_tails_of_the_gaussian_kernel():
+    for dtype, tolerance in ((torch.float32, 1e-4), (DOUBLE, 1e-12)):
+        t = torch.tensor([-6.0, -9.0, -12.0], dtype=dtype)
+        values = KERNELS["gaussian"](torch.tensor(0.0, dtype=dtype), torch.tensor(1.0, dtype=dtype)).cdf(t)
+        assert values.tolist() == pytest.approx(stats.norm.cdf(t.numpy().astype(float)), rel=tolerance)
+
+
 def test_cdf_is_0_and_1_beyond_a_bounded_support(name):
     if KERNELS[name].bounded:
         unchecked = KERNELS[name](*double(0.0, 1.0), validate_args=False)

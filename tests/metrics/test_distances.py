@@ -281,4 +281,13 @@ def test_nearest():
     assert distance == pytest.approx(each.amin(1), rel=1e-4)
     assert torch.equal(index, each.argmin(1))
     distance, index = nearest(others[:2], others)
-    assert (distance.tolist(), index.tolist()) == (pytest.approx([0, 0], abs=1e-3), [0, 1])
+    assert (distance.tolist(), index.tolist()) == ([0, 0], [0, 1])
+
+
+def test_nearest_of_near_duplicates():
+    """An exact duplicate among copies that differ by 1e-4, which products of matrices in float32 cannot tell apart."""
+    image = torch.rand(1, 3, 32, 32)
+    others = torch.cat([torch.rand(50, 3, 32, 32), image + 1e-4, image, image - 2e-4])
+    distance, index = nearest(torch.cat([image, image - 1.9e-4]), others)
+    assert index.tolist() == [51, 52]
+    assert distance.tolist() == pytest.approx([0, 1e-5], rel=0.02)

@@ -196,8 +196,12 @@ def chi_square(q: KernelPosterior, p: Normal | Uniform) -> Tensor:
     z = (q.mean.unsqueeze(-1) + wide).movedim(-1, 0)
     log_q = q.log_density_at(wide.abs().movedim(-1, 0))
     log_p = p.log_prob(z) if isinstance(p, Normal) else -(p.high - p.low).log()
-    ratio = torch.logsumexp(2 * log_q - log_p + torch.cat([weights, weights], -1).movedim(-1, 0).log(), 0)
-    return torch.where(finite, torch.expm1(ratio), math.inf).to(dtype)
+    weights = torch.cat([weights, weights], -1).movedim(-1, 0)
+    value = torch.expm1(torch.logsumexp(2 * log_q - log_p + weights.log(), 0))
+    if isinstance(p, Normal):  # where it is small, ∫ q²/p - 1 cancels
+        direct = ((log_q - log_p).clamp(max=1).expm1().square() * log_p.exp() * weights).sum(0)
+        value = torch.where(value < 1e-4, direct, value)
+    return torch.where(finite, value, math.inf).to(dtype)
 
 
 @torch.no_grad()

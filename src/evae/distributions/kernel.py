@@ -63,18 +63,18 @@ class Kernel(Symmetric):
 
         Here for bounded kernels, by Newton's method inside a shrinking bracket; three times differentiable in p.
         """
-        tail = torch.minimum(p, 1 - p)  # F is relatively exact in its lower tail
-        at_edge, constant = tail <= 0, tail.detach()
+        tail = torch.where(p <= 0.5, p, 1 - p)  # F is relatively exact in its lower tail
+        at_edge, constant, spacing = tail <= 0, tail.detach(), torch.finfo(p.dtype).eps / 2
         with torch.no_grad():
             # Near its edge k is about (1 - |t|)^m and F about (1 - |t|)^(m + 1).
-            t = (2 * constant.clamp(min=0)) ** (1 / (len(cls.roots) + 1)) - 1
+            t = ((2 * constant.clamp(min=0)) ** (1 / (len(cls.roots) + 1))).clamp(min=spacing) - 1
             low, high = -torch.ones_like(t), torch.zeros_like(t)
             for _ in range(20):  # 1e-300 takes 10
                 excess = cls._cumulative(t) - constant
                 low, high = torch.where(excess < 0, t, low), torch.where(excess < 0, high, t)
                 step = t - excess / cls._log_density(t).exp()
                 t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-            t = torch.where(at_edge, -0.5, t)
+            t = torch.where(at_edge, -0.5, t).clamp(min=spacing - 1)
         # The derivatives are those of Newton's steps: the first, with a constant slope, has the first derivative 1/k(t)
         # of the quantile, and each further one doubles the order; the value stays.
         t = t + (tail - constant) / cls._log_density(t).exp()

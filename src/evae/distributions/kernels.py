@@ -8,6 +8,11 @@ from torch import Tensor
 from evae.distributions.kernel import Kernel
 
 
+def _distance(t: Tensor) -> Tensor:
+    """|t|, whose derivative at 0 is that from above, while that of ``abs`` is 0."""
+    return torch.where(t < 0, -t, t)
+
+
 class UniformKernel(Kernel):
     r"""The uniform (box) kernel, k(t) = 1/2 on [-1, 1]; of equal variance it has the least ∫(k⋆k)²."""
 
@@ -97,7 +102,7 @@ class Triweight(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        u = 1 - t.abs()  # the tail beyond |t|
+        u = 1 - _distance(t)
         tail = u**4 * (70 - u * (84 - u * (35 - 5 * u))) / 32
         return torch.where(t < 0, tail, 1 - tail)
 
@@ -117,12 +122,12 @@ class Triangular(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        tail = (1 - t.abs()).square() / 2
+        tail = (1 - _distance(t)).square() / 2
         return torch.where(t < 0, tail, 1 - tail)
 
     @classmethod
     def _quantile(cls, p: Tensor) -> Tensor:
-        distance = 1 - (2 * torch.minimum(p, 1 - p)).sqrt()
+        distance = 1 - (2 * torch.where(p < 0.5, p, 1 - p)).sqrt()
         return torch.where(p < 0.5, -distance, distance)
 
 
@@ -143,7 +148,7 @@ class Tricube(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        u = 1 - t.abs()  # the tail beyond |t|, a polynomial in the distance to the edge
+        u = 1 - _distance(t)  # the tail beyond |t| is a polynomial in it
         polynomial = 35 / 6 + u * (-14 + u * (140 / 9 + u * (-10 + u * (35 / 9 + u * (-70 / 81 + u * 7 / 81)))))
         tail = u**4 * polynomial
         return torch.where(t < 0, tail, 1 - tail)
@@ -240,7 +245,7 @@ class LaplaceKernel(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        tail = torch.exp(-t.abs()) / 2
+        tail = torch.exp(-_distance(t)) / 2
         return torch.where(t < 0, tail, 1 - tail)
 
     @staticmethod
@@ -249,7 +254,8 @@ class LaplaceKernel(Kernel):
 
     @classmethod
     def _quantile(cls, p: Tensor) -> Tensor:
-        return torch.sign(p - 0.5) * -(2 * torch.minimum(p, 1 - p)).log()
+        log_tail = (2 * torch.where(p < 0.5, p, 1 - p)).log()
+        return torch.where(p < 0.5, log_tail, -log_tail)
 
 
 KERNELS: dict[str, type[Kernel]] = {
