@@ -252,7 +252,8 @@ class _Heights(torch.autograd.Function):
         batch = in_dims[0]
         if batch is None:
             concentration = concentration.expand(info.batch_size, *concentration.shape)
-        return _Heights.apply(concentration if batch is None else concentration.movedim(batch, 0), dim), 0
+        concentration = concentration if batch is None else concentration.movedim(batch, 0)
+        return _Heights.apply(concentration, dim), 0  # type: ignore[no-untyped-call]
 
 
 def propose_height(concentration: Tensor, dim: int) -> tuple[Tensor, Tensor]:
