@@ -379,4 +379,4 @@ def wide(images):
 @pytest.mark.filterwarnings("ignore")
 def test_fewer_images_than_dimensions_is_warned_of(run, capsys):
     evaluate(run, features=f"{__name__}:wide", show=False)
-    assert "fewer than the" in " ".join(capsys.readouterr().err.split())
+    assert "16 images are fewer than twice the 256 dimensions" in " ".join(capsys.readouterr().err.split())

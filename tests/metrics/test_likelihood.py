@@ -6,10 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Uniform
 
 from evae import EVAE, WAE, GaussianVAE, evaluate, train
-from evae.metrics.likelihood import importance_weighted_bound, share_outside
+from evae.distributions import KERNELS, KernelPosterior
+from evae.metrics.likelihood import importance_weighted_bound, share_of_coordinates_outside, share_outside
 from evae.models.fitted import FittedPrior
 from evae.runs import RunFolder
 from evae.runs.evaluation import read_evaluation
@@ -65,6 +66,15 @@ def test_share_outside():
     for prior, low, high in (("uniform", 0.9, 1), ("gaussian", 0, 0)):
         model = EVAE((1, 16, 16), latent_dim=3, prior=prior).eval()
         assert low <= share_outside(model.prior(), model.posterior(images), 20) <= high
+
+
+def test_share_of_coordinates_outside():
+    """Of Unif[-1, 1] + Unif[-1, 1] an eighth is above 1; a whole vector of 16 is outside with probability 0.99."""
+    prior = Independent(Uniform(-torch.ones(16), torch.ones(16)), 1)
+    q = KernelPosterior(KERNELS["uniform"](torch.zeros(50, 16), 1.0), Uniform(-torch.ones(16), torch.ones(16)), 1.0)
+    q = Independent(q, 1)
+    assert share_of_coordinates_outside(prior, q, 100) == pytest.approx(0.25, abs=0.01)
+    assert share_outside(prior, q, 100) == pytest.approx(1 - 0.75**16, abs=0.01)
 
 
 def test_evaluate_with_likelihood(blobs, tmp_path, capsys):

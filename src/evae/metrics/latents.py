@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from evae.distributions import posterior_spread
-from evae.metrics.likelihood import share_outside
+from evae.metrics.likelihood import share_of_coordinates_outside, share_outside
 from evae.metrics.sections import Context, Measured, Measurement, Options
 from evae.runs.evaluation import Number
 
@@ -22,7 +22,9 @@ def _measure(context: Context, _: Options) -> Measured:
     the penalty of each latent, where the divergence is a sum over latents; ``spread`` names what the quantiles are of.
     """
     model = context.model
-    codes, rates, spreads, outside = [], [], [], []
+    codes, rates, spreads = [], [], []
+    shares = {"share_outside": share_outside, "share_of_coordinates_outside": share_of_coordinates_outside}
+    outside = dict.fromkeys(shares, 0.0)
     for images, q in context.batches("latents"):
         codes.append(model.code(q).cpu())
         if (rate := model.objective.per_dimension(model, q)) is not None:
@@ -30,7 +32,8 @@ def _measure(context: Context, _: Options) -> Measured:
         spread_name, spread = posterior_spread(q)
         if spread is not None:
             spreads.append(spread.cpu().flatten())
-        outside.append(share_outside(model.prior(), q, 10) * len(images))
+        for name, share in shares.items():
+            outside[name] += share(model.prior(), q, 10) * len(images) / len(context.store.holdout)
     activity = torch.cat(codes).double().var(0)
     active = float((activity > _ACTIVE * model.prior().variance.cpu()).sum())
     details: dict[str, Any] = {"latent_dim": activity.numel()}
@@ -39,7 +42,7 @@ def _measure(context: Context, _: Options) -> Measured:
     if spreads:  # by numpy: torch.quantile takes 16 million numbers at most
         quantiles = np.quantile(torch.cat(spreads).double().numpy(), _QUANTILES).tolist()
         details |= {"spread": spread_name, "spread_quantiles": dict(zip(map(str, _QUANTILES), quantiles, strict=True))}
-    numbers = [Number("active_units", active), Number("share_outside", sum(outside) / len(context.store.holdout))]
+    numbers = [Number("active_units", active), *(Number(name, value) for name, value in outside.items())]
     return Measured(numbers, details=details)
 
 

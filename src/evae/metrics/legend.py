@@ -25,6 +25,7 @@ _MEANINGS = {
     "sharpness": "variance of the Laplacian",
     "active_units": "latents whose code varies over images",
     "share_outside": "fraction of posterior samples outside the prior's support",
+    "share_of_coordinates_outside": "fraction of their coordinates outside it",
     **dict.fromkeys(("frechet_distance_infinity", "fid_infinity"), "extrapolated to infinitely many images"),
     "nearest_training_distance": "of samples, root mean square over pixels",
     "nearest_training_distance_of_holdout": "the same of hold-out images",

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from evae.console import warn
+from evae.distributions import coordinates
 from evae.metrics.sections import Context, Measured, Measurement, Options, mean_of
 from evae.models import VAE
 from evae.models.vae import Prior
@@ -111,7 +112,16 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 
 def share_outside(prior: Distribution, q: Distribution, samples: int) -> float:
     """The fraction of samples of the posteriors ``q`` that lie outside the prior's support, where ln p(z) is -∞."""
+    return _share_outside(prior, q.sample((samples,)))
+
+
+def share_of_coordinates_outside(prior: Distribution, q: Distribution, samples: int) -> float:
+    """The fraction of their coordinates, where the prior's are independent; else the same as ``share_outside``."""
+    return _share_outside(coordinates(prior), q.sample((samples,)))
+
+
+def _share_outside(prior: Distribution, values: Tensor) -> float:
     support = prior.support
     assert support is not None  # torch leaves it open for distributions that have none
-    inside: Tensor = support.check(q.sample((samples,)))
+    inside: Tensor = support.check(values)
     return 1 - inside.cpu().double().mean().item()
