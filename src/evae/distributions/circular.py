@@ -6,6 +6,7 @@ cos θ 1e-9) for d from 2 to 4096 and κ from 1e-8 to 1e6.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,27 +18,26 @@ _NODES = 96
 _REACH = 13.0  # standard deviations of the peak; a tail falls off at least as exp(-0.2 (θ/sd)²)
 
 
+class Moments(NamedTuple):
+    """The log-partition, A = E cos θ, E (1 - cos θ) and Var cos θ = A', each to full relative precision."""
+
+    log_partition: Tensor
+    mean: Tensor
+    mean_height: Tensor
+    variance: Tensor
+
+
 def log_partition(concentration: Tensor, dim: int) -> Tensor:
     r"""ln E exp(κ cos θ) over the uniform sphere in R^d = ln ₀F₁(; d/2; κ²/4), differentiable in κ."""
-    return _moments(concentration, dim)[0]
+    return moments(concentration, dim).log_partition
 
 
-def mean_resultant(concentration: Tensor, dim: int) -> Tensor:
-    """A_d(κ) = E cos θ = I_{d/2}(κ) / I_{d/2-1}(κ), differentiable in κ: A' = Var cos θ."""
-    return _moments(concentration, dim)[1]
-
-
-def cosine_variance(concentration: Tensor, dim: int) -> Tensor:
-    """Var cos θ = A'_d(κ), differentiable in κ."""
-    return _moments(concentration, dim)[3]
-
-
-def _moments(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """The log-partition, E cos θ, E (1 - cos θ), Var cos θ, each to full relative precision."""
+def moments(concentration: Tensor, dim: int) -> Moments:
+    """All of them, each of the shape of κ and differentiable in it."""
     limit = math.sqrt(2 * dim)
     small = _by_series(concentration.clamp(max=limit), dim)
     large = _by_quadrature(concentration.clamp(min=limit), dim)
-    return tuple(torch.where(concentration <= limit, s, q) for s, q in zip(small, large, strict=True))
+    return Moments(*(torch.where(concentration <= limit, s, q) for s, q in zip(small, large, strict=True)))
 
 
 def _by_series(concentration: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -109,5 +109,5 @@ def angle_velocity(angle: Tensor, concentration: Tensor, dim: int) -> Tensor:
     x, weights = _nodes(angle)
     node = angle + (far - angle) * x
     ratio = (_log_density(node, concentration, dim) - _log_density(angle, concentration, dim)).exp()
-    _, _, mean_height, _ = _moments(concentration, dim)
+    mean_height = moments(concentration, dim).mean_height
     return (far - angle) * (weights * (mean_height - _height(node)) * ratio).sum(0)

@@ -13,7 +13,7 @@ from torch.distributions.kl import register_kl
 from torch.types import _size
 
 from evae.distributions.base import Expandable, expanded
-from evae.distributions.circular import angle_velocity, cosine_variance, log_partition, mean_resultant
+from evae.distributions.circular import angle_velocity, log_partition, moments
 from evae.distributions.constraints import unit_vector
 from evae.distributions.quadrature import double
 
@@ -210,12 +210,13 @@ class VonMisesFisher(_RotationSymmetric):
         return angle + angle_velocity(angle, constant, self.dim) * (concentration - constant)
 
     def _cosine_moments(self) -> tuple[Tensor, Tensor]:
-        kappa = double(self.concentration)
-        return mean_resultant(kappa, self.dim), cosine_variance(kappa, self.dim)
+        of_angle = moments(double(self.concentration), self.dim)
+        return of_angle.mean, of_angle.variance
 
     def _kl_to_uniform(self) -> Tensor:
         kappa = double(self.concentration)
-        return kappa * mean_resultant(kappa, self.dim) - log_partition(kappa, self.dim)
+        of_angle = moments(kappa, self.dim)
+        return kappa * of_angle.mean - of_angle.log_partition
 
     @property
     def log_peak(self) -> Tensor:
@@ -367,10 +368,10 @@ def _kl_to_von_mises_fisher(q: _RotationSymmetric, p: VonMisesFisher) -> Tensor:
 def _kl_of_von_mises_fishers(q: VonMisesFisher, p: VonMisesFisher) -> Tensor:
     """(κ₁ - κ₂) A(κ₁) - ln Z(κ₁) + ln Z(κ₂) + κ₂ A(κ₁) (1 - μ₁ᵀμ₂), Z the partition function ``log_partition``."""
     kappa, other = double(q.concentration), double(p.concentration)
-    mean = mean_resultant(kappa, q.dim)
+    of_angle = moments(kappa, q.dim)
     turned = (double(q.loc) - double(p.loc)).square().sum(-1) / 2  # 1 - μ₁ᵀμ₂
-    same_axis = (kappa - other) * mean - log_partition(kappa, q.dim) + log_partition(other, q.dim)
-    return same_axis + other * mean * turned
+    same_axis = (kappa - other) * of_angle.mean - of_angle.log_partition + log_partition(other, q.dim)
+    return same_axis + other * of_angle.mean * turned
 
 
 def _check_dim(dim: int) -> None:
