@@ -145,7 +145,7 @@ class TestTrain:
         (tmp_path / "text").mkdir()
         (tmp_path / "text" / "notes.txt").write_text("hello")
         assert "no images" in sentence(tmp_path / "text")
-        pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "t.parquet")
+        pd.DataFrame({"a": ["x"]}).to_parquet(tmp_path / "t.parquet")
         assert "no column of encoded images" in sentence(tmp_path / "t.parquet")
 
     def test_bad_image_among_good_ones(self, tmp_path, fails):

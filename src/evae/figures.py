@@ -1,5 +1,6 @@
 """Grids of images; knows neither models nor runs."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,12 @@ def save_image(image: Image.Image, path: str | Path, mark: str = "") -> None:
     path = Path(path)
     with replacing(path) as temporary:
         image.save(temporary, Image.registered_extensions()[path.suffix.lower()], **_metadata(mark))
+
+
+def save_png(content: bytes, path: str | Path, mark: str = "") -> None:
+    """Write a PNG file in memory in the format of the path's suffix, as ``save_image``."""
+    with Image.open(io.BytesIO(content)) as image:
+        save_image(image.convert("RGB"), path, mark)
 
 
 def mark_of(path: Path) -> str:

@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evae import checks, figures
+from evae import checks, figures, row_tables
 from evae.console import console, warn
 from evae.data import to_float
 from evae.data.decode import SUFFIXES
 from evae.data.rows import listed
+from evae.data.sources import find_source
 from evae.errors import DataError, RunError
 from evae.files import replacing
 from evae.fitting import fit_prior
 from evae.models import VAE
+from evae.models.pretrained import read_columns
 from evae.models.vae import Latents
 from evae.numerics import resolve_device, seeded
 from evae.outputs import Kind, check_output, check_output_folder, data_of, mark
@@ -44,7 +46,7 @@ def load_model(folder: str | Path) -> VAE:
 
 
 def load_images(run_or_model: str | Path | RunFolder | VAE, images: str | Path | Sequence[str | Path]) -> Tensor:
-    """Image files as a model takes them: floats (N, C, H, W) in [0, 1], on the CPU.
+    """Image files as a model takes them: floats (N, C, H, W) in [0, 1], on the CPU; or standardised rows (N, F).
 
     A file that the run was trained on gives the very pixels that it was trained on: the run's crop, size and scale of
     values are applied, and grey or colour is converted. A model alone knows its size and channels; its images are
@@ -58,6 +60,12 @@ def load_images(run_or_model: str | Path | RunFolder | VAE, images: str | Path |
         RunError: the folder is not a run, or it is damaged.
         DataError: a file cannot be read or is not an image, or a folder holds none.
     """
+    model = run_or_model if isinstance(run_or_model, VAE) else None
+    if model is None and read_columns(path_of(run_or_model)) is not None:
+        model = load_model(path_of(run_or_model))
+    if model is not None and model.is_row:
+        parts = [row_tables.read_rows(model, find_source(str(file))).standardised for file in _files(images)]
+        return torch.from_numpy(np.concatenate(parts))
     if isinstance(run_or_model, VAE):
         rule = Preprocessing(run_or_model.image_shape)
     else:
@@ -76,7 +84,7 @@ def sample(
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
-    """Decode draws from a prior of a run into a grid of images, an array, or one file each.
+    """Decode draws from a prior of a run into a grid of images, an array, or one file each; or into a table of rows.
 
     Args:
         run_folder: the folder of a trained run.
@@ -84,7 +92,8 @@ def sample(
         prior: fitted, that of evae fit-prior, which is fitted first where there is none; or model, the one the model
             was trained with.
         out: an image file (.png) for a grid, in which small images are enlarged, an .npy for an array (count, H, W, C),
-            or a folder for one .png each; default: a grid in the run folder, figures/samples.png.
+            or a folder for one .png each; default: a grid in the run folder, figures/samples.png. For rows of numbers a
+            .parquet, .csv or .npy file, in the units of the data; default: samples.parquet in the run folder.
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         overwrite: replace files that out names also where they are not samples by evae, or say nothing of it (.npy).
@@ -99,14 +108,22 @@ def sample(
     checks.one_of("prior", prior, ("fitted", "model"))
     checks.seed(seed)
     run = RunFolder(run_folder)
-    path = _checked_output_of_samples(run, out, count, overwrite)
+    is_row = read_columns(run.path) is not None
+    if is_row:
+        default = run.path / "samples.parquet"
+        path = row_tables.check_table(default if out is None else Path(out), "samples", run, overwrite, default)
+    else:
+        path = _checked_output_of_samples(run, out, count, overwrite)
     model = run.model()
-    if _is_grid(path):
+    if not is_row and _is_grid(path):
         figures.check_grid(path, count, model.image_shape, _columns(count))
     if prior == "fitted" and model.read_prior() is None:
         _fit_default(run, seed, device)
         model = run.model()
     model = model.to(resolve_device(device))
+    if is_row:
+        row_tables.write_samples(model, count, prior, seed, path)
+        return path
     sizes = (min(_BATCH, count - start) for start in range(0, count, _BATCH))
     with seeded(seed):
         _write_samples((model.sample(size, prior).cpu() for size in sizes), count, path)
@@ -179,12 +196,13 @@ def reconstruct(
     """Reconstruct image files with a trained run: one file each, and a figure of originals above reconstructions.
 
     Images are cropped and resized as those that the run was trained on; grey and colour are converted. Files that
-    cannot be read are named in a warning, and the others are done.
+    cannot be read are named in a warning, and the others are done. A run of rows of numbers takes one file of them, and
+    writes one: a .parquet or .csv file with the index of each row, or an .npy file, in the units of the data.
 
     Args:
         run_folder: the folder of a trained run.
         images: files, or folders of them.
-        out: folder for the reconstructions and comparison.png.
+        out: folder for the reconstructions and comparison.png; of rows the table to write.
         latents: decode the posterior mean, or one sample of the posterior.
         seed: seed of the samples.
         device: cpu, cuda or mps; auto: a GPU where there is one.
@@ -196,6 +214,8 @@ def reconstruct(
     """
     run = RunFolder(run_folder)
     model = run.model().to(resolve_device(device))
+    if model.is_row:
+        return row_tables.reconstruct_rows(run, model, _files(images), Path(out), latents, seed, overwrite)
     files, out = _image_files(images), Path(out)
     names = _distinct([file.stem for file in files])
     written = {(out / f"{name}.png").resolve() for name in [*names, "comparison"]}
@@ -239,9 +259,18 @@ def _load(files: list[Path], names: list[str], rule: Preprocessing, bad: list[st
     return loaded
 
 
+def path_of(run: object) -> Path:
+    """The folder of a run."""
+    return run.path if isinstance(run, RunFolder) else Path(str(run))
+
+
+def _files(files: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+
+
 def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
-    for path in map(Path, [images] if isinstance(images, str | Path) else images):
+    for path in _files(images):
         found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not found:
             raise DataError(f"{path} holds no images")

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from evae import figures
+from evae.columns import Columns
 from evae.console import console
 from evae.data import ImageOptions, Store, open_store, to_float
 from evae.data.memory import Data, named
 from evae.outputs import check_output, data_of, mark
+from evae.rounding import counted
 from evae.settings import flat
 
 _SHOWN, _COLUMNS = 64, 8  # images of a contact sheet
@@ -25,6 +27,7 @@ def inspect(
     """Print the account of a data set, as evae train does, and draw 64 of its images as a model will see them.
 
     The images are spread evenly over the training images. They are decoded to the cache, where evae train finds them.
+    Of rows of numbers it draws histograms of at most 12 columns, of training and of hold-out rows.
 
     Args:
         data: as for evae train.
@@ -45,6 +48,9 @@ def inspect(
     check_output(out, "contact sheet", overwrite, data=data_of(None, data))
     store = open_store(data, **asdict(images), show_account=True)
     count = len(store.train)
+    if store.columns is not None:
+        _draw_columns(store, store.columns, out)
+        return store
     rows = np.unique(np.linspace(0, count - 1, min(_SHOWN, count)).round().astype(np.int64))
     figures.check_grid(out, _SHOWN, store.image_shape, _COLUMNS)
     sheet = figures.image_grid(to_float(store.train.read(rows)), _COLUMNS)
@@ -53,3 +59,14 @@ def inspect(
     kind = f"{'grey' if channels == 1 else 'colour'}, {width}x{height} pixels"
     console.print(f"{len(rows)} of {count:,} training images, {kind}, in {out}", soft_wrap=True)
     return store
+
+
+def _draw_columns(store: Store, columns: Columns, out: Path) -> None:
+    """Histograms of training and hold-out rows."""
+    from evae.reporting.row_charts import distributions  # matplotlib, which images do not need
+
+    sets = {"training rows": store.train, "hold-out rows": store.holdout}
+    values = {name: columns.restore(split.read(slice(0, len(split)))) for name, split in sets.items()}
+    picture = distributions(values, columns)
+    figures.save_png(picture.png, out, mark("contact sheet"))
+    console.print(f"histograms of {counted(len(columns), 'column')}, at most 12 of them, in {out}", soft_wrap=True)

@@ -34,6 +34,7 @@ _PARQUET_KEY = b"evae"
 _HEAD = 2048  # bytes of a page that have its mark
 _WEIGHTS = "model.safetensors"
 _RESERVED = {CONFIG, ACCOUNT, METRICS, CHECKPOINTS, _WEIGHTS, "config.json", "README.md", "prior", "tensorboard"}
+_RESERVED |= {"columns.json"}
 _PAGES = {"comparison": "comparison.html", "audit": "audit.html"}  # their marks are those of the tables beside them
 
 
@@ -177,7 +178,7 @@ def _mark_of(path: Path, kind: Kind) -> str:
 
             with File(path) as table:
                 return str(table["uns/evae/mark"].asstr()[()])
-        if kind == "codes":
+        if kind == "codes" or path.suffix.lower() == ".parquet":
             metadata = pq.read_schema(path).metadata or {}
             return metadata.get(_PARQUET_KEY, b"").decode()
         if kind in ("report", "comparison", "benchmark", "map", "audit"):

@@ -72,7 +72,7 @@ def test_images_are_decoded_once(capsys):
     [
         (None, "data must be a name, a path, .* not NoneType"),
         ([], "data must be"),
-        (np.zeros((3, 4)), r"not an array of float64 of shape \(3, 4\)"),
+        (np.zeros(3), r"not an array of float64 of shape \(3,\)"),
         (np.full((3, 4, 4), None), "not an array of object"),
         (["nowhere.png"], "nowhere.png is not a file"),
     ],
@@ -96,6 +96,6 @@ def test_list_files(files, tmp_path):
 def test_the_cache_lists_and_prunes_them(root, files, capsys):
     named(PIXELS), named(files)
     cache()
-    assert capsys.readouterr().out.count("images given from Python") == 2
+    assert capsys.readouterr().out.count("data given from Python") == 2
     cache(prune=True, max_size=0)
     assert not [path for path in root.iterdir() if path.suffix in (".npy", ".txt")]

@@ -288,7 +288,7 @@ class TestTables:
         assert len(images.train) + len(images.holdout) == 20
 
     def test_no_image_column(self, tmp_path):
-        pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "t.parquet")
+        pq.write_table(pa.table({"a": ["y"], "b": ["x"]}), tmp_path / "t.parquet")
         with pytest.raises(DataError, match="no column of encoded images .*its columns are a, b"):
             open_store(str(tmp_path / "t.parquet"))
 
@@ -341,7 +341,8 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (np.zeros((3, 4)), "no array of images"),
+            (np.zeros((3, 4)), "too few rows"),
+            (np.zeros(3), "no array of images, .* nor of rows of numbers"),
             (np.zeros((3, 8, 8), np.int64), "images of type int64"),
             (np.full((3, 8, 8), 7.0), r"must be in \[0, 1\]"),
             (np.full((3, 8, 8), np.nan), r"must be in \[0, 1\]"),
@@ -360,9 +361,9 @@ class TestArrays:
             open_store(str(tmp_path / "a.npy"))
 
     def test_other_files(self, tmp_path):
-        (tmp_path / "a.csv").write_text("1,2")
+        (tmp_path / "a.ods").write_text("1,2")
         with pytest.raises(DataError, match=r"neither a folder nor a \.parquet"):
-            open_store(str(tmp_path / "a.csv"))
+            open_store(str(tmp_path / "a.ods"))
 
 
 class TestStore:

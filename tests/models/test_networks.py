@@ -182,5 +182,5 @@ class TestNetworksByName:
         assert type(VAE.from_pretrained(tmp_path).decoder) is ConvDecoder
 
     def test_an_unknown_name(self):
-        with pytest.raises(ConfigError, match="networks must be one of paper, rae, not 'nope'"):
+        with pytest.raises(ConfigError, match="networks must be one of auto, paper, rae, mlp, not 'nope'"):
             EVAE((1, 16, 16), networks="nope")

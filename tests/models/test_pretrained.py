@@ -40,7 +40,9 @@ def test_defaults_are_recorded():
         "latent_dim": 64,
         "beta": 2,
         "likelihood": "bernoulli",
+        "likelihood_scale": None,
         "networks": "paper",
+        "widths": None,
         "encoder": None,
         "decoder": None,
     }
@@ -301,7 +303,7 @@ class WithObjects(GaussianVAE):
 def test_defaults_that_json_cannot_hold_stay_the_defaults(tmp_path):
     model = WithObjects((1, 16, 16), latent_dim=2)
     assert model.hyperparameters.keys() == {
-        *("image_shape", "latent_dim", "likelihood", "networks", "encoder", "decoder")
+        *("image_shape", "latent_dim", "likelihood", "likelihood_scale", "networks", "widths", "encoder", "decoder")
     }
     model.save_pretrained(tmp_path)
     assert WithObjects.from_pretrained(tmp_path).activation is nn.ReLU

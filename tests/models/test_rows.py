@@ -87,5 +87,5 @@ def test_what_rows_do_not_take_is_said_in_a_sentence(options, sentence):
 def test_rows_are_checked_as_images_are():
     model = GaussianVAE(ROW, latent_dim=2)
     for wrong in (torch.zeros(2, 4), torch.full((2, 5), math.nan), torch.zeros(2, 5, dtype=torch.int)):
-        with pytest.raises(ConfigError, match=r"rows of finite floating-point numbers, of shape \(N, 5\)"):
+        with pytest.raises(ConfigError, match=r"rows of finite floating-point numbers of shape \(N, 5\)"):
             model.encode(wrong)

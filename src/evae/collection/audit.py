@@ -106,6 +106,8 @@ def audit(
         if image_size is not None:
             raise ConfigError("--image-size is that of the run; leave out either it or --run")
         model = folder.model().to(device_used)
+        if model.is_row:
+            raise ConfigError(f"evae audit is for images, and {folder} is of rows of numbers")
         rule = preprocessing(folder, model)
     elif image_size not in (None, 16, 32, 64):
         raise ConfigError(f"--image-size must be 16, 32 or 64, not {image_size}")

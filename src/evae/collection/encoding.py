@@ -80,6 +80,8 @@ def encode(
     check_output(out, "codes", overwrite, data=data_of(run, data))
     _check_format(out, thumbnails)
     model = run.model().to(resolve_device(device))
+    if thumbnails and model.is_row:
+        raise ConfigError("--thumbnails is for images; the model is of rows of numbers")
     describer = Describer(model, likelihood_samples)
     reference = reference_errors(run, describer)
     with seeded(seed), TemporaryDirectory(prefix="evae-") as folder:

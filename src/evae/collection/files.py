@@ -59,6 +59,8 @@ def read_files(data: str, rule: Preprocessing, column: str | None) -> Files:
         DataError: there are no images, or none can be read.
     """
     source, parts = _source(data, column)
+    if source.numbers is not None:
+        raise DataError(f"--data {data} has rows of numbers; evae audit is for images")
     if source.stream is not None:
         raise ConfigError(f"--data {data}: an audit reads all images; leave out hf-stream:")
     found, images = Found(), []

@@ -20,7 +20,7 @@ from evae.data import ImageOptions
 from evae.data.labels import Label
 from evae.data.labels import encode as encode_labels
 from evae.data.memory import Data, named
-from evae.errors import DataError
+from evae.errors import ConfigError, DataError
 from evae.files import write_atomically
 from evae.models import VAE
 from evae.numerics import resolve_device, seeded
@@ -78,6 +78,8 @@ def map(
     path = default if out is None else Path(out)
     check_output(path, "map", overwrite, default, data_of(run, data))
     model = run.model().to(resolve_device(device))
+    if model.is_row:
+        raise ConfigError(f"evae map is for images, and {run} is of rows of numbers; evae encode writes their codes")
     with seeded(seed):
         found = _gather(run, model, data, images, limit, seed)
     names = found.names

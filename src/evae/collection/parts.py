@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from evae.console import progress, warn
 from evae.data import ImageOptions, Images
 from evae.data.build import check_bad_images
 from evae.data.labels import NO_LABEL, Label
+from evae.data.labels import encode as encode_labels
 from evae.data.rows import Source, listed
 from evae.data.store import check_transform
 from evae.errors import DataError
 from evae.models import VAE
+from evae.row_tables import Rows, read_rows
 from evae.runs import RunFolder
 from evae.runs.images import BATCH, images_for, preprocessing, transform_for
 from evae.runs.preprocessing import Found, source_of
@@ -27,13 +28,13 @@ class Part(NamedTuple):
         names: of files, or row numbers.
         splits: None where the data tell none.
         labels: as in the data; the names of classes where they have names.
-        pixels: (n, C, S, S), 8 bit.
+        pixels: (n, C, S, S), 8 bit; of rows of numbers (n, F), standardised.
     """
 
     names: list[str]
     splits: list[str | None]
     labels: list[Label]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
 
 
 class Collection(NamedTuple):
@@ -51,6 +52,9 @@ def collection(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
         DataError: there are no such images, or they cannot be used with this model.
     """
     source = None if data is None else source_of(data, options.image_column)
+    if source is not None and (model.is_row or source.numbers is not None):
+        rows = read_rows(model, source, options.on_bad_image == "skip")
+        return Collection(len(rows.index), _of_rows(rows, source.class_names))
     if source is None or source.stream is not None:
         store = images_for(run, model, data, options)
         splits = [images for images in (store.train, store.validation, store.holdout) if images is not None]
@@ -82,6 +86,16 @@ def _named(label: int, class_names: tuple[str, ...]) -> Label:
     if not class_names:
         return label
     return class_names[label] if label < len(class_names) else str(label)
+
+
+def _of_rows(rows: Rows, class_names: tuple[str, ...]) -> Iterator[Part]:
+    """Rows of numbers that need neither splits nor a place in the cache."""
+    classes, names = encode_labels(rows.labels, class_names)
+    labels = [_named(label, names) for label in classes.tolist()]
+    for start in range(0, len(rows.index), BATCH):
+        part = slice(start, start + BATCH)
+        own: list[str | None] = [*rows.splits[part]]
+        yield Part([str(i) for i in rows.index[part]], own, labels[part], rows.standardised[part])
 
 
 def _of_source(run: RunFolder, model: VAE, source: Source, options: ImageOptions) -> Iterator[Part]:

@@ -60,7 +60,8 @@ class Parameter:
 
 def _without(kind: Any) -> Any:
     """None for a type of objects that only Python can give, which no option takes."""
-    return NoneType if is_absent(kind) or _PYTHON & {kind, get_origin(kind)} else kind
+    is_protocol = getattr(kind, "_is_protocol", False)
+    return NoneType if is_absent(kind) or is_protocol or _PYTHON & {kind, get_origin(kind)} else kind
 
 
 _PYTHON = {get_origin(Callable[..., Any]), Sequence}

@@ -59,12 +59,13 @@ class Account:
         classes: number of images in each class, by name.
         unlabelled: number of images without a label.
         values: how values became 8 bits, and their range.
-        channels: 1 (grey) or 3 (colour) of the store.
+        channels: 1 (grey) or 3 (colour) of the store; 0 for rows.
         colour: number of images in colour.
         cropped: number of images of which more than a third was cropped away.
         duplicates: number of hold-out images that are training images, too, by content.
         notes: choices that were made, e.g. of a column.
         warnings: what may be wrong; every opening warns of it.
+        noun: what the data set has: images, or rows of numbers.
     """
 
     source: str
@@ -82,34 +83,37 @@ class Account:
     duplicates: int
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    noun: str = "images"
 
     def __str__(self) -> str:
         total = sum(self.splits.values())
         lines = [f"--data {self.source}: " + enumerated(self.files, "{count:,} {name}")]
         if self.left_out:
             lines.append("left out: " + "; ".join(map(str, self.left_out)))
-        counts = ", ".join(f"{count:,} {_SPLIT_NAMES.get(name, name)}" for name, count in self.splits.items())
+        counts = ", ".join(
+            f"{count:,} {_SPLIT_NAMES.get(name, name)} {self.noun}" for name, count in self.splits.items()
+        )
         lines.append(f"splits: {counts} ({self.splits_from})")
         lines.append(f"labels: {self._labels()}")
-        colours = f"{self.channels} channels" if self.channels > 1 else "1 channel"
+        colours = f"; {self.channels} channels" if self.channels > 1 else "; 1 channel" if self.channels else ""
         grey = f", {total - self.colour:,} of {total:,} images grey" if 0 < self.colour < total else ""
-        lines.append(f"values: {self.values}; {colours}{grey}")
+        lines.append(f"values: {self.values}{colours}{grey}")
         if self.cropped:
             lines.append(f"cropped: more than a third of {self.cropped:,} of {total:,} images was cut away")
         if self.duplicates:
-            lines.append(f"duplicates: {self.duplicates:,} hold-out images are training images, too")
+            lines.append(f"duplicates: {self.duplicates:,} hold-out {self.noun} are training {self.noun}, too")
         return "\n".join([lines[0], *(f"  {line}" for line in [*lines[1:], *self.notes])])
 
     def _labels(self) -> str:
         if not self.labels_from:
             return "none"
-        without = f", {self.unlabelled:,} images without" if self.unlabelled else ""
+        without = f", {self.unlabelled:,} {self.noun} without" if self.unlabelled else ""
         noun = "class" if len(self.classes) == 1 else "classes"
         named = enumerated(self.classes, "{name} {count:,}")
         return f"{len(self.classes):,} {noun} from {self.labels_from}: {named}{without}"
 
 
-_SPLIT_NAMES = {"train": "training images", "holdout": "hold-out images"}
+_SPLIT_NAMES = {"train": "training", "holdout": "hold-out"}
 
 
 def enumerated(counts: Mapping[str, int], form: str) -> str:

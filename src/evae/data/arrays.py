@@ -1,4 +1,4 @@
-"""Images from numpy files: .npy with one array, .npz with several."""
+"""Images or rows of numbers from numpy files: .npy with one array, .npz with several."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from evae.data.account import LeftOut
 from evae.data.labels import Label, as_label
+from evae.data.numbers import BY_CONTENT as ROW_BY_CONTENT
+from evae.data.numbers import array_source
 from evae.data.rows import BY_CONTENT, Findings, Row, Source, existing, is_bomb, listed, listing_key, natural_size
 from evae.data.splits import choose, words
 from evae.errors import DataError, first_line
@@ -40,17 +42,62 @@ class _Member:
         """(N, H, W) or (N, H, W, C) of numbers."""
         return len(self.shape) in (3, 4) and self.dtype.kind in "biuf"
 
+    @property
+    def may_be_rows(self) -> bool:
+        """(N, F) of numbers."""
+        return len(self.shape) == 2 and self.dtype.kind in "biuf" and self.shape[1] > 0
+
+
+def _numbers(
+    data: str, path: Path, members: dict[str, _Member], tables: dict[str, _Member], left_out: list[LeftOut]
+) -> Source:
+    """The arrays of rows, or those of them that are named train and test."""
+    splits = choose(tables)
+    if not splits and len(tables) > 1:
+        raise DataError(
+            f"--data {data} has several arrays of numbers ({', '.join(tables)}), none of them named train and test"
+        )
+    chosen = {name: tables[name] for name in splits or tables}
+    labels = {name: _labels_name(members, name) for name in chosen}
+    used = {*chosen, *filter(None, labels.values())}
+    if unused := [name for name in members if name not in used]:
+        left_out = [*left_out, LeftOut("arrays that are neither rows nor their labels", len(unused), unused[0])]
+    found = Findings(
+        files={f"rows of {name or 'the array'} ({member.dtype})": member.shape[0] for name, member in chosen.items()},
+        left_out=tuple(left_out),
+        splits_from=f"the arrays {listed(list(splits))}" if splits else ROW_BY_CONTENT,
+        labels_from=listed(sorted(filter(None, labels.values()))),
+    )
+    return array_source(
+        data,
+        f"arrays {listing_key([path], path.parent)}",
+        {name: member.load for name, member in chosen.items()},
+        splits,
+        lambda name: _read_labels(members, labels[name], members[name].shape[0]),
+        sum(member.shape[0] for member in chosen.values()),
+        found,
+    )
+
 
 def arrays(data: str) -> Source | None:
-    """Arrays (N, H, W) or (N, H, W, C) of a .npz or .npy file, with splits and labels where their names say so."""
+    """Arrays of a .npz or .npy file, with splits and labels where their names say so.
+
+    Images are (N, H, W) or (N, H, W, C); where there are none, arrays (N, F) are rows of numbers.
+    """
     path = existing(data)
     if path is None or not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         return None
     members, left_out = _members(data, path)
-    images = {name: m for name, m in members.items() if m.may_be_images and not _LABELS & set(words(name))}
+    own = {name: member for name, member in members.items() if not _LABELS & set(words(name))}
+    images = {name: member for name, member in own.items() if member.may_be_images}
+    if not images and (tables := {name: member for name, member in own.items() if member.may_be_rows}):
+        return _numbers(data, path, members, tables, left_out)
     if not images:
         shapes = ", ".join(f"{name or 'array'} {member.shape}" for name, member in members.items())
-        raise DataError(f"--data {data} has no array of images, (N, H, W) or (N, H, W, C); it has {shapes or 'none'}")
+        raise DataError(
+            f"--data {data} has no array of images, (N, H, W) or (N, H, W, C), nor of rows of numbers, (N, F); "
+            f"it has {shapes or 'none'}"
+        )
     splits = choose(images)
     if not splits and len(images) > 1:
         raise DataError(

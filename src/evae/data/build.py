@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from io import BufferedWriter
@@ -51,7 +51,7 @@ def _readable(path: str) -> bool:
         return False
 
 
-def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+def build_once(folder: Path, build: Callable[[Path], Record]) -> Record:
     """``usable`` of a store that is built under a lock: of two processes one builds and the other waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
@@ -67,16 +67,16 @@ def build_once(source: Source, size: int, crop: int | None, skip_bad: bool, fold
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
         with temporary_folder(folder) as temporary:
-            record = _build(source, size, crop, skip_bad, temporary)
+            record = build(temporary)
             replace(temporary, folder)
     return record
 
 
-def check_bad_images(bad: Sequence[str], skip_bad: bool) -> None:
+def check_bad_images(bad: Sequence[str], skip_bad: bool, noun: str = "image") -> None:
     """Raise DataError if there are undecodable images, "name reason" of each, and they are not to be skipped."""
     if bad and not skip_bad:
-        noun = "image" if len(bad) == 1 else "images"
-        raise DataError(f"{len(bad)} bad {noun}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
+        plural = "" if len(bad) == 1 else "s"
+        raise DataError(f"{len(bad)} bad {noun}{plural}: {listed(bad, '; ')} (use --on-bad-image skip to skip them)")
 
 
 class _Writer:
@@ -120,7 +120,12 @@ class _Pass(NamedTuple):
     cropped: int
 
 
-def _build(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+def build_images(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+    """Decode the images of a source into a folder, and write its record.
+
+    Raises:
+        DataError: they cannot be used, or do not fit on the disk.
+    """
     _check_space(source, size, folder)
     scaling = Scaling()
     found = _decode(source, Plan(size, crop, scaling), skip_bad, folder)
@@ -241,5 +246,5 @@ def left_out(source: Source, skipped: Sequence[str]) -> tuple[LeftOut, ...]:
     if unused:
         entries.append(LeftOut("parts that are neither the training nor the hold-out split", len(unused), unused[0]))
     if skipped:
-        entries.append(LeftOut("bad images", len(skipped), skipped[0]))
+        entries.append(LeftOut(f"bad {source.noun}s", len(skipped), skipped[0]))
     return tuple(entries)

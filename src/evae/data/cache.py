@@ -24,9 +24,9 @@ from evae.errors import ConfigError, DataError
 # All that evae writes to the cache: stores with their locks, features, images given from Python; unfinished ones end
 # with .tmp.
 _STORE = re.compile(r"[0-9a-f]{32}(\.\w{8}\.tmp)?")
-_IN_STORE = re.compile(r"meta\.json|(train|holdout)(\.u8|\.grey|-labels\.npy|-names\.json)|\d+\.chunk")
+_IN_STORE = re.compile(r"meta\.json|(train|holdout)(\.u8|\.f64|\.grey|-labels\.npy|-names\.json)|\d+\.chunk")
 _FEATURES = r"features-[0-9a-f]{24}\.safetensors"
-_GIVEN = r"(array|files)-[0-9a-f]{32}\.(npy|txt)"  # by memory.py
+_GIVEN = r"(array|files|table)-[0-9a-f]{32}\.(npy|txt|arrow)"  # by memory.py
 _FILE = re.compile(rf"[0-9a-f]{{32}}\.lock|({_FEATURES}|{_GIVEN})|\.({_FEATURES}|{_GIVEN})\.[\w-]+\.tmp")
 _GRACE = 3600  # seconds for which an unfinished file may still be being written
 
@@ -162,14 +162,14 @@ def _entry(path: Path) -> Iterator[Entry]:
             yield entry(f"{meta.get('source', 'unknown source')} ({shape})", int(count))
             return
     if is_folder:
-        if len(files) == len(inside) and (is_temporary or any(file.suffix == ".u8" for file in files)):
+        if len(files) == len(inside) and (is_temporary or any(file.suffix in (".u8", ".f64") for file in files)):
             yield entry("unfinished store", unfinished=True)
     elif path.suffix == ".lock":
         if size == 0 and not path.with_suffix("").exists():
             yield entry("lock without a store", unfinished=True)
     elif re.fullmatch(rf"\.?{_GIVEN}.*", path.name):
         used = max(used, path.stat().st_atime)
-        yield Entry(path, files, size, used, "images given from Python", unfinished=is_temporary)
+        yield Entry(path, files, size, used, "data given from Python", unfinished=is_temporary)
     else:
         yield entry("features of hold-out images", unfinished=is_temporary)
 

@@ -72,14 +72,14 @@ class ImageSet(Images):
 
     folder: Path
     split: Split
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
 
     @cached_property
-    def images(self) -> NDArray[np.uint8]:
+    def images(self) -> NDArray[Any]:
         """(N, C, H, W), memory-mapped."""
         return np.memmap(self.folder / f"{self.split}.u8", np.uint8, mode="r", shape=self.shape)
 
-    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
         """A copy of some images; the mapped pages they were on are released, lest a process seem to need them all."""
         path = self.folder / f"{self.split}.u8"
         if path.stat().st_size < prod(self.shape):  # else the system would kill the process
@@ -90,7 +90,7 @@ class ImageSet(Images):
             mapped.madvise(mmap.MADV_DONTNEED)
         return images
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+    def __getitem__(self, index: int) -> NDArray[Any]:
         """A copy of one image (C, H, W), as torch's DataLoader asks for; ``labels`` has its label."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} images, none with the index {index}")
@@ -129,7 +129,7 @@ class Subset(Images):
         self.whole, self.chosen, self.split = whole, chosen, split
         self.shape = (len(chosen), *whole.shape[1:])
 
-    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
         return self.whole.read(self.chosen[rows])
 
     @cached_property

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from evae.columns import Columns
 from evae.data.account import Account
 from evae.data.levels import Scaling
 from evae.errors import DataError
@@ -58,7 +59,7 @@ class Record:
 
     Attributes:
         source: as the user named it, absolute.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W); (F,) of rows of numbers.
         count: number of images in each split.
         class_names: of the labels.
         fingerprint: digest of the images and their split.
@@ -68,10 +69,11 @@ class Record:
         scaling: how values became 8 bits.
         account: what was found in the source.
         files: of the store, by name.
+        columns: of rows of numbers, all that are stored.
     """
 
     source: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     count: dict[str, int]
     class_names: tuple[str, ...]
     fingerprint: str
@@ -81,6 +83,7 @@ class Record:
     scaling: Scaling
     account: Account
     files: dict[str, FileRecord]
+    columns: Columns | None = None
 
     def write(self, folder: Path) -> None:
         """Write meta.json, whole or not at all."""
@@ -103,7 +106,7 @@ class Record:
                 raise RecordError("its digest is another one")
             record = as_type(values, cls)
             record._check_files()
-        except (OSError, RecordError) as error:
+        except (OSError, ValueError) as error:
             raise DamagedStoreError(f"{META} is damaged") from error
         for name, file in record.files.items():
             file.check(folder / name, thoroughly)
@@ -111,11 +114,14 @@ class Record:
 
     def _check_files(self) -> None:
         """Raise RecordError unless the files of each split are there, with room for its images."""
+        if self.columns is not None:
+            self.columns.check()
+        end, size = (".u8", 1) if self.columns is None else (".f64", 8)
         for split, count in self.count.items():
-            if {f"{split}.u8", f"{split}-labels.npy", f"{split}-names.json"} - set(self.files):
+            if {f"{split}{end}", f"{split}-labels.npy", f"{split}-names.json"} - set(self.files):
                 raise RecordError("files are missing")
-            if self.files[f"{split}.u8"].size != count * math.prod(self.image_shape):
-                raise RecordError(f"{split}.u8 has another size")
+            if self.files[f"{split}{end}"].size != count * size * math.prod(self.image_shape):
+                raise RecordError(f"{split}{end} has another size")
 
     def accounted(self, account: Account) -> "Record":
         """The same with another account."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from evae.data.scan import kinds, scan
 from evae.data.splits import Division, divide
 from evae.errors import DataError, first_line
 from evae.files import NotRegularError, open_regular
+
+if TYPE_CHECKING:
+    from evae.data.numbers import Numbers
 
 BY_CONTENT = "one image in ten held out, by its content"
 MAX_NAMED = 5  # files named in a message
@@ -66,7 +69,7 @@ class Findings:
 class StreamOptions:
     """How streamed images are read: as the hold-out images were decoded."""
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     crop: int | None
     skip_bad: bool
     scaling: Scaling | None
@@ -85,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """Images from one place."""
+    """Images, or rows of numbers, from one place."""
 
     name: str  # as given by the user
     key: str  # changes whenever the images may have changed
@@ -99,6 +102,12 @@ class Source:
     found: Findings = Findings()
     column: str = ""  # of images, where they are in a table
     with_column: Callable[[str], "Source"] | None = None  # the same with another column of images
+    numbers: "Callable[[], Numbers] | None" = None  # where it has rows of numbers, and no images: reads them
+
+    @property
+    def noun(self) -> str:
+        """What it has, in the singular."""
+        return "image" if self.numbers is None else "row"
 
 
 def read_content(payload: Payload) -> bytes | NDArray[np.uint8]:

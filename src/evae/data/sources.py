@@ -22,9 +22,9 @@ def find_source(data: str | Path) -> Source:
 
     Args:
         data: a built-in name, a folder of images, a Parquet or Arrow file or a folder of them, an .npz or .npy file,
-            a .txt file that lists image files, or the id of a dataset on the Hugging Face hub (owner/name); with
-            hf-stream: (experimental) before an id or a folder of Parquet files, training images are read from Parquet
-            on demand instead of being decoded to the cache.
+            a CSV file of numbers, a .txt file that lists image files, or the id of a dataset on the Hugging Face hub
+            (owner/name); with hf-stream: (experimental) before an id or a folder of Parquet files, training images are
+            read from Parquet on demand instead of being decoded to the cache.
 
     Raises:
         DataError: there is no such source, or it has no images.
@@ -43,7 +43,7 @@ def find_source(data: str | Path) -> Source:
         why = f"holds {count} files, but no images or Parquet files" if count or lost else "is an empty folder"
         why += f": {lost}" if lost else ""
     else:
-        why = "is neither a folder nor a .parquet, .arrow, .npz, .npy or .txt file"
+        why = "is neither a folder nor a .parquet, .arrow, .npz, .npy, .csv, .tsv or .txt file"
     raise DataError(f"--data {data} {why}")
 
 

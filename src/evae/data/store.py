@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,14 +13,16 @@ from typing import Literal, get_args
 import numpy as np
 
 from evae import checks
+from evae.columns import Columns
 from evae.console import console, warn
 from evae.data.account import Account, warned
-from evae.data.build import build_once, check_bad_images, left_out, usable
+from evae.data.build import build_images, build_once, check_bad_images, left_out, usable
 from evae.data.cache import cache_folder
-from evae.data.images import Images, ImageSet, Subset
+from evae.data.images import Images, ImageSet, Split, Subset
 from evae.data.levels import Scaling
 from evae.data.memory import Data, named
 from evae.data.record import META, Record
+from evae.data.row_sets import RowSet, build_rows
 from evae.data.rows import Source, StreamOptions, listed
 from evae.data.sources import find_source
 from evae.errors import ConfigError, DataError, RunError
@@ -38,7 +41,8 @@ class ImageOptions:
         image_size: resize images to this height and width (default: 64 for folders and images above 32
             pixels, else 32).
         crop: side of the centre crop in the images' own pixels (default: the largest square; celeba: 140).
-        on_bad_image: skip images that cannot be decoded with a warning, or stop with an error.
+        on_bad_image: skip images that cannot be decoded, and rows with missing values, with a warning, or stop with an
+            error.
         image_column: column of images of Parquet and Arrow files and of the hub, where there are several (default:
             told when they are decoded).
     """
@@ -51,26 +55,27 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Store:
-    """Images of one source at one size.
+    """Images of one source at one size, or rows of numbers.
 
     Attributes:
         source: as the user named it.
         train, holdout: the two splits.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W); (F,) of rows.
         class_names: names of the labels; empty where they have none.
         fingerprint: digest of the decoded images and their split; where training images are streamed, of the hold-out
             images and of the names, sizes and times of all files.
         skipped: "name reason" of each undecodable image.
-        transform: size and centre crop of the images, {"size", "crop"}.
+        transform: size and centre crop of the images, {"size", "crop"}; of rows the number of columns, {"columns"}.
         scaling: how values became 8 bits.
         account: what was found and every choice that was made; ``print(store.account)`` shows it.
         validation: training images held back by ``split_validation``.
+        columns: of rows: their names, and what they are standardised by; None for images.
     """
 
     source: str
     train: Images
     holdout: ImageSet
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     fingerprint: str
     skipped: tuple[str, ...]
@@ -78,6 +83,12 @@ class Store:
     scaling: Scaling
     account: Account
     validation: Images | None = None
+    columns: Columns | None = None
+
+    @property
+    def noun(self) -> str:
+        """What it has, in the singular: image or row."""
+        return "image" if self.columns is None else "row"
 
     def split_validation(self, fraction: float, seed: int) -> "Store":
         """Hold back a random fraction of the training images for validation; the fingerprint is that of all images.
@@ -110,11 +121,12 @@ def open_store(
     on_bad_image: OnBadImage = "skip",
     image_column: str | None = None,
     show_account: bool = False,
+    columns: Columns | None = None,
 ) -> Store:
-    """The images of ``data``, decoding them first if the cache does not have them; then the account is printed.
+    """The images, or rows, of ``data``, decoded first if the cache does not have them; then the account is printed.
 
     Args:
-        data: a name or path, see ``find_source``; or an array or tensor of images or a list of image files, which are
+        data: a name or path, see ``find_source``; or an array, tensor or table, or a list of image files, which are
             written to the cache (``evae.data.memory``).
         image_size: height and width to resize to; None: the source's own choice.
         crop: side of the centre crop in the images' pixels; None: the source's own choice, else the shorter side.
@@ -123,6 +135,8 @@ def open_store(
         image_column: the column of images of a table; None: the one that datasets' metadata, its name or its content
             tells.
         show_account: print the account also where the images were decoded before.
+        columns: of rows: those of a model, to be selected and standardised by; None: all that are not constant, by the
+            mean and standard deviation of the training rows.
 
     Raises:
         ConfigError: an option is not valid.
@@ -131,13 +145,20 @@ def open_store(
     check_transform(image_size, crop)
     skip_bad = checks.one_of("on_bad_image", on_bad_image, get_args(OnBadImage)) == "skip"
     source = _with_column(find_source(named(data)), image_column)
-    size = source.size if image_size is None else image_size
-    crop = source.crop if crop is None else crop
-    key = blake2b(json.dumps([_VERSION, source.key, size, crop]).encode(), digest_size=16).hexdigest()
-    folder = cache_folder() / key
+    if source.numbers is None and columns is not None:
+        raise DataError(f"--data {source.name} has images, and the model takes rows of numbers")
+    if source.numbers is None:
+        size = source.size if image_size is None else image_size
+        crop = source.crop if crop is None else crop
+        key, build = [_VERSION, source.key, size, crop], partial(build_images, source, size, crop, skip_bad)
+    else:
+        if (image_size, crop) != (None, None):
+            raise ConfigError(f"--data {source.name} has rows of numbers; --image-size and --crop are for images")
+        key, build = [_VERSION, source.key], partial(build_rows, source, skip_bad)
+    folder = cache_folder() / blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     try:
         cached = usable(folder)
-        record = cached or build_once(source, size, crop, skip_bad, folder)
+        record = cached or build_once(folder, build)
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "; free some space or set EVAE_CACHE to another disk" if is_full else ""
@@ -148,6 +169,8 @@ def open_store(
     if show_account or not cached:
         console.print(str(record.account), soft_wrap=True)
     record = _tell(record, source, folder, skip_bad)
+    if record.columns is not None:
+        return _rows(source, record, folder, record.columns, columns)
     shape, scaling = record.image_shape, record.scaling
     train = ImageSet(folder, "train", (record.count.get("train", 0), *shape))
     options = StreamOptions(shape, crop, skip_bad, scaling, record.class_names)
@@ -162,6 +185,31 @@ def open_store(
         transform=record.transform,
         scaling=scaling,
         account=record.account,
+    )
+
+
+def _rows(source: Source, record: Record, folder: Path, stored: Columns, wanted: Columns | None) -> Store:
+    """A store of rows, of the wanted columns or of all that are not constant."""
+    places = [i for i, deviation in enumerate(stored.deviation) if deviation > 0]
+    columns = stored.select(places) if wanted is None else wanted
+    if wanted is not None:
+        places = wanted.places_in(stored.names, f"--data {source.name}")
+
+    def of(split: Split) -> RowSet:
+        return RowSet(folder, split, (record.count[split], len(columns)), columns, places, len(stored))
+
+    return Store(
+        source=source.name,
+        train=of("train"),
+        holdout=of("holdout"),
+        image_shape=(len(columns),),
+        class_names=record.class_names,
+        fingerprint=record.fingerprint,
+        skipped=record.skipped,
+        transform={"columns": len(columns)},
+        scaling=record.scaling,
+        account=record.account,
+        columns=columns,
     )
 
 
@@ -183,9 +231,9 @@ def _tell(record: Record, source: Source, folder: Path, skip_bad: bool) -> Recor
         warn(f"--data {data}: not read: {lost}")
     for sentence in record.account.warnings:
         warn(f"--data {data}: {sentence}")
-    check_bad_images(skipped, skip_bad)
+    check_bad_images(skipped, skip_bad, source.noun)
     if skipped:
-        noun = "image" if len(skipped) == 1 else "images"
+        noun = source.noun if len(skipped) == 1 else f"{source.noun}s"
         warn(f"{len(skipped)} bad {noun} skipped: {listed(skipped, '; ')}")
     now = left_out(source, skipped)
     if now == record.account.left_out:

@@ -1,4 +1,4 @@
-"""Images from Parquet and Arrow files: a column of encoded images, and one of labels if there is any."""
+"""Parquet, Arrow and CSV files: a column of encoded images, and one of labels if there is any; or numeric columns."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,12 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from evae.data.columns import class_names, holds_images, image_column, label_column, label_kind
 from evae.data.decode import BadImageError, shorter_side
 from evae.data.images import Split
 from evae.data.ipc import unpacked_size
 from evae.data.labels import as_label
+from evae.data.numbers import table_source
 from evae.data.rows import (
     Findings,
     Payload,
@@ -31,6 +33,7 @@ from evae.errors import DataError, first_line
 
 _ROWS = 256  # rows per read at most
 _MEMORY = 2**28  # bytes of a read, beyond a single row
+_MAX_LINE = 2**24  # bytes of the first line of a CSV file
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,16 @@ def parquet(data: str) -> Source | None:
     """Parquet and Arrow files, with the splits that their names tell."""
     if (path := existing(data)) is None:
         return None
-    files = files_by_split(path, ".parquet", ".arrow")
+    return _source(data, path, ".parquet", ".arrow")
+
+
+def delimited(data: str) -> Source | None:
+    """CSV files (.csv, .tsv) of numbers, with the splits that their names tell."""
+    return None if (path := existing(data)) is None else _source(data, path, ".csv", ".tsv")
+
+
+def _source(data: str, path: Path, *suffixes: str) -> Source | None:
+    files = files_by_split(path, *suffixes)
     if not files.splits:
         return None
     tables = [(_open_table(file), split) for file, split in files.splits.items()]
@@ -75,6 +87,8 @@ def parquet(data: str) -> Source | None:
 def _open_table(file: Path) -> Table:
     damage = f"is damaged or no {file.suffix[1:]} file"
     with failure_named(file, damage):
+        if file.suffix.lower() in (".csv", ".tsv"):
+            return _delimited(file)
         if file.suffix.lower() == ".parquet":
             opened = pq.ParquetFile(file, memory_map=True)
 
@@ -93,6 +107,30 @@ def _open_table(file: Path) -> Table:
             except pa.ArrowInvalid:  # datasets writes streams
                 content.seek(0)
                 return in_memory(pa.ipc.open_stream(content).read_all(), str(file), content.size())
+
+
+def _delimited(file: Path) -> Table:
+    """A CSV file; its columns are x0, x1, ... where the first line has nothing but numbers."""
+    with file.open("rb") as opened:
+        line = opened.readline(_MAX_LINE).decode("utf-8-sig", errors="replace").strip()
+    delimiter = max("\t,;", key=line.count)
+    header = [cell.strip().strip('"') for cell in line.split(delimiter)]
+    named = any(cell and not _is_number(cell) for cell in header)
+    table = csv.read_csv(
+        file,
+        csv.ReadOptions(column_names=None if named else [f"x{i}" for i in range(len(header))]),
+        csv.ParseOptions(delimiter=delimiter),
+        csv.ConvertOptions(null_values=[*csv.ConvertOptions().null_values, "?"]),
+    )
+    return in_memory(table, str(file))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_unpacked(file: str, packed: int, unpacked: int, part: str = "") -> None:
@@ -139,7 +177,7 @@ def arrow_source(
     roots: tuple[str, ...] = (),
     column: str | None = None,
 ) -> Source:
-    """Tables with the split of each; the first one's schema tells which columns hold images and labels.
+    """Tables with the split of each; the first one's schema tells which columns hold images and labels, or numbers.
 
     Args:
         data: as the user named it.
@@ -154,6 +192,8 @@ def arrow_source(
     if not total:
         raise DataError(f"--data {data} has no rows")
     schema, filled = tables[0][0].schema, next(table for table, _ in tables if table.count)
+    if column is None and not any(holds_images(field.type) for field in schema):
+        return table_source(data, key, tables, found)
     images, note = image_column(data, schema, lambda name: _is_image(filled, name, roots), column)
     labels, doubt = label_column(schema)
     wanted = [images, labels] if labels else [images]

@@ -108,6 +108,8 @@ def _published(
     """The files of the repository, by name."""
     config = public_config(run, repository.rpartition("/")[2])
     model, data = run.model(), public_data(run)
+    if model.is_row:
+        raise ConfigError(f"evae push is for images, and {run} is of rows of numbers")
     evaluation = current_evaluation(run)
     evaluation = evaluation and public_evaluation(evaluation, data)
     files = {name: (run.path / name).read_bytes() for name in (MODEL_CONFIG, WEIGHTS)}

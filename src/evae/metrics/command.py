@@ -17,7 +17,7 @@ from evae import checks
 from evae.console import Console
 from evae.data import ImageOptions, Store
 from evae.data.memory import Data, named
-from evae.errors import DataError, RunError
+from evae.errors import ConfigError, DataError, RunError
 from evae.files import digest, remove_leftovers
 from evae.metrics.features import load_extractor
 from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
@@ -26,17 +26,22 @@ from evae.metrics.legend import legend
 from evae.metrics.likelihood import FITTED_LIKELIHOOD, LIKELIHOOD
 from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
+from evae.metrics.rows import FITTED_ROW_DISTANCES, ROW_DISTANCES
 from evae.metrics.sections import Context, Options
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device
+from evae.rounding import counted
 from evae.runs import RunFolder
 from evae.runs.checkpoints import trained_images
 from evae.runs.evaluation import RESULTS, Evaluation, Section, read_evaluation, write_evaluation
 from evae.runs.images import images_for, own_images
 from evae.settings import flat
 
-MEASUREMENTS = (RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANCES, FITTED_DISTANCES, PROBES)
+MEASUREMENTS = (
+    *(RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANCES, FITTED_DISTANCES),
+    *(ROW_DISTANCES, FITTED_ROW_DISTANCES, PROBES),
+)
 
 
 @flat
@@ -92,10 +97,13 @@ def evaluate(
     checks.one_of("latents", latents, get_args(Latents))
     run, where, data = RunFolder(run_folder), resolve_device(device), None if data is None else named(data)
     model = run.model().to(where)
+    if features and model.is_row:
+        raise ConfigError("--features is for images; the distances of rows of numbers are measured without it")
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
-    fitted = _fitted_prior(model, is_needed=bool(likelihood or features))
-    options = Options(latents, repeats, likelihood, extractor, samples or len(store.holdout), probes, fitted)
+    fitted = _fitted_prior(model, is_needed=bool(likelihood or features or model.is_row))
+    count = samples or len(store.holdout)
+    options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row)
     name = RESULTS if data is None else _file_name(run, store)
     remove_leftovers(run.path)
     sections, values = _measure(Context(model, store, seed), options, _earlier(run, name))
@@ -194,7 +202,7 @@ def _file_name(run: RunFolder, store: Store) -> str:
 def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """A row for each number with its standard error, a column for each run."""
     runs = list(evaluations.values())
-    about = [runs[0].data, f"{runs[0].count} hold-out images", f"latents: {runs[0].latents}"]
+    about = [runs[0].data, counted(runs[0].count, f"hold-out {runs[0].noun}"), f"latents: {runs[0].latents}"]
     features = {str(run.sections["distances"].settings.get("features")) for run in runs if "distances" in run.sections}
     columns = [{number.title: str(number) for number in run.numbers} for run in runs]
     table = Table()

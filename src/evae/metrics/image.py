@@ -35,7 +35,7 @@ def binary_cross_entropy(reconstructions: Tensor, images: Tensor) -> Tensor:
 
 
 def mean_squared_error(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Squared error of each image, mean over pixels and channels, shape (N,)."""
+    """Squared error of each image or row, mean over pixels and channels, or columns, shape (N,)."""
     return (reconstructions - images).square().flatten(1).mean(1, dtype=torch.float64)
 
 
@@ -81,6 +81,10 @@ METRICS: list[tuple[str, Better, Callable[[Tensor, Tensor], Tensor | None]]] = [
     ("mse", "lower", mean_squared_error),
     ("psnr", "higher", peak_signal_to_noise),
     ("ssim", "higher", structural_similarity),
+]
+# Of rows (N, F), in standardised units.
+ROW_METRICS: list[tuple[str, Better, Callable[[Tensor, Tensor], Tensor | None]]] = [
+    ("mse", "lower", mean_squared_error)
 ]
 # Of images alone: reconstructions are the better, the closer they are to the originals' mean.
 STATISTICS: list[tuple[str, Callable[[Tensor], Tensor]]] = [("sharpness", sharpness)]

@@ -9,7 +9,7 @@ _ARROWS = {
     "higher": "↑ higher is better",
     "reference": "≈ closest to the originals is best",
 }
-_NATS = "nats per image"
+_NATS = "nats per image, or row"
 _PENALTY = "divergence term of the objective, no KL"
 _MEANINGS = {
     **dict.fromkeys(
@@ -20,13 +20,14 @@ _MEANINGS = {
         _NATS,
     ),
     **dict.fromkeys(("penalty", "mmd"), _PENALTY),
-    "mse": "per pixel",
+    "mse": "per pixel, or column",
     "psnr": "dB",
     "sharpness": "variance of the Laplacian",
     "active_units": "latents whose code varies over images",
     "share_outside": "fraction of posterior samples outside the prior's support",
     "share_of_coordinates_outside": "fraction of their coordinates outside it",
     **dict.fromkeys(("frechet_distance_infinity", "fid_infinity"), "extrapolated to infinitely many images"),
+    "kernel_mmd": "squared kernel distance to the hold-out rows, 0 in the mean for the same distribution",
     "nearest_training_distance": "of samples, root mean square over pixels",
     "nearest_training_distance_of_holdout": "the same of hold-out images",
 }

@@ -22,6 +22,9 @@ _MAX_LATENTS = 2**19  # evaluated at once: a kernel posterior's density takes 64
 def _measure(context: Context, options: Options, prior: Prior) -> Measured:
     """The importance-weighted bound on ln p(x) under a prior, mean over images, in nats; also per dimension.
 
+    Of rows it is that of standardised values; the density of the data's own is smaller by the sum of the logarithms of
+    the columns' deviations, "bound_in_units_of_data".
+
     Under a fitted prior p also the rate E_q[ln q(z|x) - ln p(z)], which objectives know for the model's own prior; each
     is an upper bound on the mutual information of x and z (Alemi et al., ICML 2018). Without a bound there is a
     warning: a density is missing, or the posteriors leave the prior's support.
@@ -42,6 +45,9 @@ def _measure(context: Context, options: Options, prior: Prior) -> Measured:
         return Measured(details={"share_outside": outside})
     per_dimension = mean_of("", bound / math.prod(model.image_shape))
     details = {"bound_per_dimension": per_dimension.value, "standard_error_per_dimension": per_dimension.error}
+    if context.store.columns is not None:  # of the data's own density, whose unit is that of its columns
+        logarithms = sum(map(math.log, context.store.columns.deviation))
+        details["bound_in_units_of_data"] = bound.mean().item() - logarithms
     per_image, numbers = {name: bound}, [mean_of(name, bound, "higher")]
     if prior == "fitted":
         per_image[RATE], numbers = rate, [*numbers, mean_of(RATE, rate)]

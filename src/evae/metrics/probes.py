@@ -43,7 +43,7 @@ def _measure(context: Context, _: Options) -> Measured:
     components = PCA(min(codes.shape[1], *pixels.shape), random_state=seed).fit(pixels)
     inputs = {
         "latents": (codes, test_codes.astype(np.float64)),
-        "pixels": (pixels, test_pixels),
+        "columns" if model.is_row else "pixels": (pixels, test_pixels),
         "pca": (components.transform(pixels), components.transform(test_pixels)),
     }
     classifiers = {

@@ -22,7 +22,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Options:
     """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances. ``fitted`` identifies the fitted
-    prior, "" where there is none.
+    prior, "" where there is none; ``is_row`` says that the model is of rows of numbers.
     """
 
     latents: Latents = "sample"
@@ -32,6 +32,7 @@ class Options:
     samples: int = 0
     probes: bool = False
     fitted: str = ""
+    is_row: bool = False
 
 
 class Context:

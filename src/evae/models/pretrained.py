@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from inspect import signature
@@ -16,16 +17,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from evae.columns import Columns
 from evae.errors import ConfigError, RunError, first_line
 from evae.files import digest, write_atomically
 from evae.imports import import_object
 from evae.models.custom import as_json, check_named, is_object
 from evae.models.fitted import FittedPrior, read_prior, write_prior
 from evae.models.weights import Shapes, load_weights, read_weights, save_weights
-from evae.records import RecordError, read_json
+from evae.records import RecordError, read_json, write_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+COLUMNS = "columns.json"  # of a model of rows
+_MAX_COLUMNS = 2**26  # bytes
 HUB_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 
 T = TypeVar("T", bound="Pretrained")
@@ -39,8 +43,14 @@ class Pretrained(
     paper_url="https://arxiv.org/abs/2405.12783",
     model_card_template=(Path(__file__).parent / "card.md").read_text(),
 ):
-    """A module that records its hyperparameters, and is saved and loaded with them."""
+    """A module that records its hyperparameters, and is saved and loaded with them.
 
+    Attributes:
+        columns: of the rows that it was trained on: what ``columns.restore(rows.numpy())`` needs to give samples and
+            reconstructions in the units of the data; None for images, and where none were given.
+    """
+
+    columns: Columns | None = None
     _hyperparameters: dict[str, Any]
     _weights_digest = ""
     _prior: FittedPrior | Callable[[], FittedPrior | None] | None = None
@@ -89,6 +99,8 @@ class Pretrained(
         write_atomically(save_directory / WEIGHTS, weights)
         config = {"model": self.class_path, **self.hyperparameters}
         write_atomically(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
+        if self.columns is not None:
+            write_json(save_directory / COLUMNS, self.columns)
         prior = self.read_prior()
         # Files of the first version had no digest in them.
         if prior is not None and prior.weights in (digest(weights), digest(save(tensors))):
@@ -131,6 +143,9 @@ class Pretrained(
         model = _build(family, arguments, model_id).to(map_location)
         _load(model, content, weights)
         model._weights_digest = digest(content)
+        if len(getattr(model, "image_shape", ())) == 1:
+            with suppress(RunError) if not is_local else nullcontext():
+                model.columns = read_columns(fetch(COLUMNS).parent)
         fetch_prior = partial(_read_prior, weights, model_id, None if is_local else hub, model._weights_digest)
         model.attach_prior(fetch_prior)
         return model.eval()
@@ -143,6 +158,23 @@ def _read_weights(path: Path, check: Callable[[Shapes], None]) -> bytes:
         raise RunError(f"{path} does not exist") from error
     except (RecordError, OSError) as error:
         raise RunError(f"{path} is damaged or not a safetensors file ({first_line(error)})") from error
+
+
+def read_columns(folder: Path) -> Columns | None:
+    """The columns of the model of rows in a folder; None where there are none, as for images.
+
+    Raises:
+        RunError: they are damaged.
+    """
+    path = folder / COLUMNS
+    try:
+        columns = read_json(path, Columns, _MAX_COLUMNS)
+        columns.check()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({first_line(error)})") from error
+    return columns
 
 
 def _load(model: nn.Module, content: bytes, path: Path) -> None:

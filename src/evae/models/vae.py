@@ -118,7 +118,7 @@ class VAE(Pretrained):
     def wrong_images(self, given: str) -> ConfigError:
         """The error that says which images the model takes, and what was given instead."""
         what = "rows of finite floating-point numbers" if self.is_row else "floating-point images in [0, 1]"
-        taken = f"{what}, of shape (N, {', '.join(map(str, self.image_shape))})"
+        taken = f"{what} of shape (N, {', '.join(map(str, self.image_shape))})"
         return ConfigError(f"this {type(self).__name__} takes {taken}, not {given}")
 
     def likelihood(self, latents: Tensor) -> Distribution:
@@ -150,7 +150,7 @@ class VAE(Pretrained):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, latents: Latents = "mean") -> Tensor:
-        """Mean images decoded from the posterior's code, or from one sample of it; (N, C, H, W), no gradient."""
+        """Mean images, or rows, decoded from the posterior's code, or from one sample of it; no gradient."""
         one_of("latents", latents, get_args(Latents))
         q = self.posterior(images)
         return self.decode(self.code(q) if latents == "mean" else q.sample())
@@ -180,10 +180,12 @@ class VAE(Pretrained):
 
     @torch.no_grad()
     def sample(self, count: int, prior: Prior = "auto") -> Tensor:
-        """Mean images (count, C, H, W) decoded from draws of the prior, no gradient.
+        """Mean images (count, C, H, W) decoded from draws of the prior, no gradient; rows (count, F) with their noise.
+
+        A row is a draw of p(x|z), in standardised units (``columns.restore`` has the data's).
 
         Args:
-            count: number of images.
+            count: number of images or rows.
             prior: "model", the one it was trained with; "fitted", that of evae fit-prior; "auto", the fitted one where
                 there is one.
 
@@ -196,4 +198,5 @@ class VAE(Pretrained):
             raise ConfigError(
                 "no prior was fitted to this model's codes; evae fit-prior RUN does, prior='model' samples"
             )
-        return self.decode((self.prior() if fitted is None else fitted).sample((count,)))
+        latents = (self.prior() if fitted is None else fitted).sample((count,))
+        return self.likelihood(latents).sample() if self.is_row else self.decode(latents)

@@ -98,7 +98,7 @@ def curves(*panels: Panel) -> Picture:
             (entries[curve.name],) = axis.plot(x, y, f"{dots}{curve.style}", color=f"C{curve.colour % 10}")
             for label, point in zip(curve.labels, curve.points, strict=False):
                 axis.annotate(
-                    _plain(label), point, (3, 3), textcoords="offset points", fontsize=7, color=f"C{curve.colour % 10}"
+                    plain(label), point, (3, 3), textcoords="offset points", fontsize=7, color=f"C{curve.colour % 10}"
                 )
         heights = [y for curve in panel.curves for _, y in curve.points]
         is_logarithmic = _logarithmic(axis, "y", min(heights), max(heights))
@@ -109,7 +109,7 @@ def curves(*panels: Panel) -> Picture:
         if panel.xlabel == "epoch":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, entries)
-    return _png(figure)
+    return png(figure)
 
 
 def histogram(values: NDArray[np.floating], title: str, xlabel: str) -> Picture:
@@ -119,7 +119,7 @@ def histogram(values: NDArray[np.floating], title: str, xlabel: str) -> Picture:
     space = np.geomspace if _logarithmic(axis, "x", low, high) else np.linspace
     axis.hist(values, bins=space(low, high, 61).tolist(), weights=np.full(len(values), 1 / len(values)))
     axis.set(title=title, xlabel=xlabel, ylabel="fraction")
-    return _png(figure)
+    return png(figure)
 
 
 def bars(values: Sequence[float], title: str, xlabel: str, ylabel: str) -> Picture:
@@ -127,7 +127,7 @@ def bars(values: Sequence[float], title: str, xlabel: str, ylabel: str) -> Pictu
     figure, (axis,) = _chart()
     axis.bar(range(1, len(values) + 1), values, width=0.9)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    return _png(figure)
+    return png(figure)
 
 
 def _chart(panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -153,20 +153,21 @@ def _logarithmic(axes: Axes, name: str, low: float, high: float) -> bool:
 
 def _legend(figure: Figure, entries: dict[str, Artist]) -> None:
     """Below the axes, which keep their height, in as many columns as the names leave space for."""
-    entries = {_plain(name): artist for name, artist in entries.items() if name}
+    entries = {plain(name): artist for name, artist in entries.items() if name}
     if entries:
         columns = round(figure.get_figwidth() * 9.6) // (max(map(len, entries)) + 6)
         figure.set_figheight(figure.get_figheight() + _ENTRY * (math.ceil(len(entries) / max(1, columns)) - 1))
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=max(1, columns))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that matplotlib does not take for a formula, nor leaves out of legends because it begins with "_"."""
     text = " ".join(name.split()).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def _png(figure: Figure) -> Picture:
+def png(figure: Figure) -> Picture:
+    """A figure as a PNG file in memory."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names of runs may be in any script

@@ -51,6 +51,7 @@ class _Run:
     shown_of: str
     real: Tensor
     rebuilt: Tensor
+    is_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def compare(
     rows = _rows(runs)
     grid, notes = _table(rows, columns)
     rates, rates_in_words = _rates(runs)
-    images = (f"{counted(run.evaluation.count, 'image')} of {data_name(run.evaluation.data)}" for run in runs)
+    images = (
+        f"{counted(run.evaluation.count, run.evaluation.noun)} of {data_name(run.evaluation.data)}" for run in runs
+    )
     sources = " and on ".join(dict.fromkeys(images))
     page = render(
         "comparison.html",
@@ -118,7 +121,7 @@ def compare(
         sources=sources,
         grid=grid.transposed(),
         notes=notes,
-        on_same_images=_grouped((run.shown_of, run) for run in runs).values(),
+        on_same_images=list(_grouped((run.shown_of, run) for run in runs if not run.is_row).values()),
         losses=_losses(runs),
         rates=rates,
         rates_in_words=rates_in_words,
@@ -161,7 +164,7 @@ def _load(name: str, run: RunFolder, evaluation: Evaluation, device: str, seed: 
     rows = np.random.default_rng(seed).choice(len(store.holdout), min(_SHOWN, len(store.holdout)), replace=False)
     real = originals(model, store.holdout, torch.from_numpy(np.sort(rows)))
     shown_of, likelihood = f"{store.fingerprint} {store.transform}", type(model.pixels).__name__
-    return _Run(name, run, likelihood, evaluation, shown_of, real.cpu(), model.reconstruct(real).cpu())
+    return _Run(name, run, likelihood, evaluation, shown_of, real.cpu(), model.reconstruct(real).cpu(), model.is_row)
 
 
 def _rows(runs: Sequence[_Run]) -> list[_Row]:

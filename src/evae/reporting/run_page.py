@@ -21,13 +21,14 @@ from evae.models.networks import evaluated
 from evae.models.vae import Prior
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output, data_of, page_mark
-from evae.reporting import charts, pages
+from evae.reporting import charts, pages, row_charts
 from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
 from evae.runs import RunFolder
 from evae.runs.evaluation import current_evaluation, read_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images of a kind; pairs of them; latents
+_ROWS = 2_000  # hold-out rows, and samples, of charts
 _STEPS = 9  # images of an interpolation or a traversal, including both ends
 
 
@@ -92,17 +93,44 @@ def report(
         evaluation=evaluation,
         others=others,
         panels=charts.training_panels(run, model),
-        reconstructions=_reconstructions(model, store.holdout, found) if store and found else (),
         fitted=model.read_prior(),
-        samples=[_samples(model, store, prior, seed) for prior in priors(model)],
-        interpolations=_interpolations(model, store.holdout, found, seed) if store and found else (),
-        traversals=traversals(model, found, _SHOWN, _STEPS) if found else (),
+        **_NOTHING | (_of_rows if model.is_row else _of_images)(model, store, found, seed),
         rates=sorted(rates, reverse=True),
         legend=legend,
     )
     write_atomically(path, page)
     console.print(f"report in {path}", soft_wrap=True)
     return path
+
+
+_NOTHING = {"reconstructions": (), "samples": (), "interpolations": (), "traversals": (), "charts_of_rows": None}
+
+
+def _of_images(model: VAE, store: Store | None, found: Survey | None, seed: int) -> dict[str, Any]:
+    """The pictures of a model of images."""
+    return {
+        "reconstructions": _reconstructions(model, store.holdout, found) if store and found else (),
+        "samples": [_samples(model, store, prior, seed) for prior in priors(model)],
+        "interpolations": _interpolations(model, store.holdout, found, seed) if store and found else (),
+        "traversals": traversals(model, found, _SHOWN, _STEPS) if found else (),
+    }
+
+
+def _of_rows(model: VAE, store: Store | None, found: Survey | None, seed: int) -> dict[str, Any]:
+    """The charts of a model of rows, in the units of the data: reconstructions, and samples of each prior."""
+    if store is None or store.columns is None:
+        return {}
+    columns = store.columns
+    real = to_float(store.holdout.read(slice(0, _ROWS)))
+    rebuilt = model.reconstruct(real.to(model.device)).cpu()
+    values = columns.restore(real.numpy())
+    samples = {}
+    for prior in priors(model):
+        with seeded(seed):
+            drawn = columns.restore(model.sample(_ROWS, prior).cpu().numpy())
+        samples[prior] = row_charts.distributions({"hold-out rows": values, "samples": drawn}, columns)
+    against = row_charts.against_originals(values, columns.restore(rebuilt.numpy()), columns)
+    return {"charts_of_rows": {"reconstructions": against, "samples": samples, "count": len(values), "drawn": _ROWS}}
 
 
 def _is_own_code(config: dict[str, Any]) -> bool:

@@ -74,7 +74,7 @@ class _About:
     """What was measured, in Evaluation and in evaluation.json.
 
     ``data``, ``images`` and ``transform`` are the data as the user named them, their fingerprint, and their crop and
-    size; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled.
+    size, or their number of columns; ``latents``, ``repeats`` and ``seed`` tell how posteriors were sampled.
     """
 
     model: str
@@ -98,6 +98,11 @@ class Evaluation(_About):
     sections: dict[str, Section]
     weights: str = ""
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def noun(self) -> str:
+        """What was evaluated, in the singular: image or row."""
+        return "row" if "columns" in self.transform else "image"
 
     @property
     def numbers(self) -> list[Number]:

@@ -3,6 +3,7 @@
     config.yaml          the resolved command
     data.json            the account of the images: what was read, what was left out, and every choice made
     config.json, model.safetensors, README.md    the model, for from_pretrained
+    columns.json         names, means and deviations of the columns, of a model of rows
     metrics.jsonl        one line per epoch, and one every ``log_every`` steps
     checkpoints/last     the newest state; checkpoints/previous the one before; checkpoints/best the best model
     prior/               what evae fit-prior fitted
@@ -39,7 +40,7 @@ ACCOUNT = "data.json"
 _LOCK = ".lock"
 
 # What evae writes; --overwrite removes nothing else, and config.yaml last: until then the folder is a run.
-_MODEL_FILES = ("config.json", "model.safetensors", "README.md")
+_MODEL_FILES = ("config.json", "model.safetensors", "columns.json", "README.md")
 _FOLDERS = (CHECKPOINTS, "prior", "figures")
 _DERIVED = ("report.html", "prior", "figures", "tensorboard", NONFINITE)
 _OURS = (METRICS, ACCOUNT, CHECKPOINTS, *_MODEL_FILES, *_DERIVED, "evaluation.json", "evaluation.safetensors")

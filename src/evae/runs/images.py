@@ -6,11 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from evae.columns import Columns
 from evae.console import console, progress, warn
 from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import DataError
+from evae.errors import DataError, RunError
 from evae.models import VAE
+from evae.models.pretrained import read_columns
 from evae.runs.checkpoints import trained_images
 from evae.runs.folder import RunFolder
 from evae.runs.preprocessing import Preprocessing, RecolouredSet, cached_scaling
@@ -30,20 +32,23 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
     if config["data"] == UNPUBLISHED:
         raise DataError(f"the images {run} was trained on were not published")
     size, crop = _transform(run)
+    columns = read_columns(run.path)
     try:
-        store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"))
+        store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"), columns=columns)
         store = store.split_validation(config.get("validation") or 0.0, config.get("seed") or 0)
     except DataError as error:
-        raise DataError(f"the images {run} was trained on: {error}") from error
+        what = "images" if columns is None else "rows"
+        raise DataError(f"the {what} {run} was trained on: {error}") from error
     if trained_images(run) not in (None, store.fingerprint):
-        warn(f"the images of {store.source} have changed since {run} was trained on them")
+        warn(f"the {store.noun}s of {store.source} have changed since {run} was trained on them")
     return store
 
 
 def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptions) -> Store:
-    """The run's own images where ``data`` is None, else those of ``data``; of the shape the model takes.
+    """The run's own images or rows where ``data`` is None, else those of ``data``; of the shape the model takes.
 
-    Other images have the run's size and crop unless the options name others; grey and colour are converted.
+    Other images have the run's size and crop unless the options name others; grey and colour are converted. Other rows
+    are standardised as the run's.
 
     Raises:
         DataError: there are no such images, or they have another size.
@@ -53,14 +58,41 @@ def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
             store = own_images(run, options.on_bad_image)
         except DataError as error:
             raise DataError(f"{error}; --data names others") from error
+    elif model.is_row:
+        size, crop = options.image_size, options.crop
+        store = open_store(data, size, crop, options.on_bad_image, options.image_column, columns=columns_of(model))
     else:
         size, crop = transform_for(run, model, options)
         store = open_store(data, size, crop, options.on_bad_image, options.image_column)
+    if model.is_row or store.columns is not None:
+        check_kind(store.columns is not None, model, store.source)
+        return store
     (_, size, _), (channels, expected, _) = store.image_shape, model.image_shape
     if size != expected:
         sizes = f"resized to {size}x{size}, the model expects {expected}x{expected}"
         raise DataError(f"{store.source} is {sizes}; use --image-size {expected}")
     return store if store.image_shape[0] == channels else _recoloured(store, channels)
+
+
+def columns_of(model: VAE) -> Columns:
+    """The columns of a model of rows.
+
+    Raises:
+        RunError: they are not known, as the model was not trained by evae train.
+    """
+    if model.columns is None:
+        raise RunError(
+            f"the columns of this {type(model).__name__} are not known: columns.json, which evae train writes beside "
+            "the weights, is missing"
+        )
+    return model.columns
+
+
+def check_kind(has_rows: bool, model: VAE, source: str) -> None:
+    """Raise DataError unless a model of rows is given rows, and a model of images is given images."""
+    if has_rows != model.is_row:
+        has, takes = ("rows of numbers", "images") if has_rows else ("images", "rows of numbers")
+        raise DataError(f"--data {source} has {has}, and the model takes {takes}")
 
 
 def _recoloured(store: Store, channels: int) -> Store:
@@ -121,7 +153,7 @@ def _transform(run: RunFolder) -> tuple[int | None, int | None]:
 
 
 def batches(images: Images, device: torch.device, title: str) -> Iterator[Tensor]:
-    """The images in order, as floats (N, C, H, W) in [0, 1], with a progress bar."""
+    """The images in order, as floats (N, C, H, W) in [0, 1], or standardised rows (N, F), with a progress bar."""
     with progress() as bar:
         task = bar.add_task(title, total=len(images))
         for start in range(0, len(images), BATCH):

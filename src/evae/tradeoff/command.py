@@ -11,7 +11,8 @@ from evae.benchmark.cells import Cell, cells_of
 from evae.benchmark.command import check_failures, check_folder, compute_cells
 from evae.benchmark.spec import read_spec
 from evae.console import Console, console
-from evae.errors import ConfigError, RunError
+from evae.data.sources import find_source
+from evae.errors import ConfigError, DataError, RunError
 from evae.files import write_atomically
 from evae.outputs import page_mark
 from evae.reporting.charts import Curve as Line
@@ -89,6 +90,8 @@ def tradeoff(
     text = _own_text(data, curves, numbers) if spec is None else None
     if spec is not None and data is not None:
         raise ConfigError("--spec names the data, too; leave --data out")
+    if data is not None and find_source(data).numbers is not None:
+        raise DataError(f"--data {data} has rows of numbers; evae tradeoff is for images")
     check_folder(out, _FILES, overwrite)
     path = out / f"{_STEM}.yaml" if spec is None else Path(spec)
     if text is not None:

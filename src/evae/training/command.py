@@ -36,8 +36,8 @@ from evae.training.settings import Compute, Logging, Recipe, RunOptions, Setting
 from evae.training.sharding import check_shardable
 
 _CHOSEN_BY_HOLDOUT = (
-    "the best epoch is chosen by the hold-out images, which evae evaluate also measures; --validation 0.1 chooses it "
-    "by held-back training images instead"
+    "the best epoch is chosen by the hold-out {noun}s, which evae evaluate also measures; --validation 0.1 chooses it "
+    "by held-back training {noun}s instead"
 )
 
 
@@ -53,15 +53,15 @@ def train(
     compute: Compute = Compute(),
     logging: Logging = Logging(),
 ) -> Path:
-    """Train a model on images and write a run folder: configuration, metrics, checkpoints, model and figures.
+    """Train a model on images or rows of numbers and write a run folder: configuration, metrics, model and figures.
 
     The fields of the last five parameters are keywords, too: ``train("mnist5k", "runs/a", EVAE, epochs=3)``.
 
     Args:
         data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of images,
-            Parquet or Arrow files, an .npz or .npy file, or a .txt file that lists image files. With hf-stream: before
-            an id or a folder of Parquet files, training images are read on demand instead of being decoded to the cache
-            (experimental).
+            Parquet or Arrow files of images or of columns of numbers, a CSV file of numbers, an .npz or .npy file, or a
+            .txt file that lists image files. With hf-stream: before an id or a folder of Parquet files, training images
+            are read on demand instead of being decoded to the cache (experimental).
         out: the run folder to write.
         model: a family (see evae models) or an import path of your own, e.g. mypackage.nets.MyVAE; its hyperparameters
             are set by --model.NAME, e.g. --model.latent_dim 64.
@@ -132,19 +132,20 @@ def _build(model: Callable[[ImageShape], VAE], store: Store, settings: Settings)
     """The model with its initial weights, a function of the seed."""
     size, count = settings.recipe.batch_size, len(store.train)
     if size > count:
-        raise ConfigError(f"batch_size {size} is larger than the {count} training images of {store.source}")
+        raise ConfigError(f"batch_size {size} is larger than the {count} training {store.noun}s of {store.source}")
     torch.manual_seed(settings.recipe.seed)
     with explain_memory_errors(size):
         network = model(store.image_shape)
+    network.columns = store.columns
     if settings.compute.strategy == "fsdp":
         check_shardable(network)
     return network
 
 
 def _drawn(images: Images, seed: int, count: int) -> Tensor:
-    """This many distinct training images (count, C, H, W), chosen by the seed."""
+    """This many distinct training images (count, C, H, W), or rows (count, F), chosen by the seed."""
     if count > len(images):
-        raise ConfigError(f"the model initialises from {count} training images, but there are only {len(images)}")
+        raise ConfigError(f"the model initialises from {count} of the training data, but there are only {len(images)}")
     chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
     return to_float(images.read(np.sort(chosen)), torch.device("cpu"))
 
@@ -172,7 +173,7 @@ def _run(
             launched(fabric, compute.processes, compute.num_nodes),
         ):
             if store.validation is None:
-                console.print(_CHOSEN_BY_HOLDOUT, soft_wrap=True)
+                console.print(_CHOSEN_BY_HOLDOUT.format(noun=store.noun), soft_wrap=True)
             try:
                 return fit(fabric, network, store, folder, settings, log, deadline=deadline)
             except (InterruptedRun, DivergedError, StoppedElsewhereError, DataError):
@@ -184,7 +185,7 @@ def _run(
 def _resolved(data: str, folder: RunFolder, network: VAE, store: Store, settings: Settings) -> dict[str, Any]:
     """The settings as plain values, enough to run the command again."""
     arguments = {name: value for name, value in network.hyperparameters.items() if name != "image_shape"}
-    plain = settings.flat() | {"image_size": store.transform["size"], "crop": store.transform["crop"]}
+    plain = settings.flat() | {"image_size": store.transform.get("size"), "crop": store.transform.get("crop")}
     model = {"class_path": network.class_path, "init_args": arguments}
     return {"data": absolute(data), "out": str(folder), "model": model, **plain}
 

@@ -115,7 +115,7 @@ def _train(
             means = meter.read()  # waits for the device; empty while all steps were skipped
             reason = all_reduce_max(fabric, stop.reason)
             if means:
-                shown = f"loss {means['loss']:.4g}{_speed(means)}"
+                shown = f"loss {means['loss']:.4g}{_speed(means, trainer.network.is_row)}"
                 bar.update(task, completed=step + 1, description=f"epoch {epoch}/{recipe.epochs}", shown=shown)
             if logs and means:
                 writer.log({"step": step + 1, **means}, progress)
@@ -123,7 +123,9 @@ def _train(
                 line = means | trainer.validate(selection, prefix)
                 writer.log({"epoch": epoch, "step": step + 1, **line}, progress)
                 terms = "".join(f"  {name} {value:.4g}" for name, value in line.items() if name not in _UNPRINTED)
-                console.print(f"epoch {epoch}/{recipe.epochs}{terms}{_speed(line)}", soft_wrap=True)
+                console.print(
+                    f"epoch {epoch}/{recipe.epochs}{terms}{_speed(line, trainer.network.is_row)}", soft_wrap=True
+                )
                 writer.keep_best(trainer, progress, epoch, line.get(f"{prefix}_loss", line["loss"]))
                 meter.start_epoch()
             if ends_epoch or reason:
@@ -134,6 +136,8 @@ def _train(
                 writer.draw(trainer, store.holdout)
 
 
-def _speed(line: dict[str, float]) -> str:
-    """The images per second of a line, if it has them."""
-    return f"  {line['images_per_second']:.0f} images/s" if "images_per_second" in line else ""
+def _speed(line: dict[str, float], is_row: bool) -> str:
+    """The images, or rows, per second of a line, if it has them."""
+    return (
+        f"  {line['images_per_second']:.0f} {'rows' if is_row else 'images'}/s" if "images_per_second" in line else ""
+    )
