@@ -285,7 +285,7 @@ def test_parts_of_ones_own(images):
         ({"latent_dim": 2.5}, "latent_dim must be a whole number"),
         ({"kernel": "nope"}, "kernel must be one of uniform, epanechnikov, .*, not 'nope'"),
         ({"prior": "nope"}, "prior must be one of uniform, gaussian, not 'nope'"),
-        ({"likelihood": "nope"}, "likelihood must be one of bernoulli, .*, not 'nope'"),
+        ({"likelihood": "nope"}, "likelihood must be one of auto, bernoulli, .*, not 'nope'"),
     ],
 )
 def test_settings_that_cannot_work(settings, message):

@@ -145,7 +145,8 @@ def _build(model: Callable[[ImageShape], VAE], store: Store, settings: Settings)
 def _drawn(images: Images, seed: int, count: int) -> Tensor:
     """This many distinct training images (count, C, H, W), or rows (count, F), chosen by the seed."""
     if count > len(images):
-        raise ConfigError(f"the model initialises from {count} of the training data, but there are only {len(images)}")
+        noun = "rows" if len(images.shape) == 2 else "images"
+        raise ConfigError(f"the model initialises from {count} training {noun}, but there are only {len(images)}")
     chosen = np.random.default_rng(seed).choice(len(images), count, replace=False)
     return to_float(images.read(np.sort(chosen)), torch.device("cpu"))
 
