@@ -136,7 +136,8 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
             name = ALIASES.get(make, make)
             make = import_object(name, "model") if "." in name else FAMILIES[checks.one_of("model", name, FAMILIES)]
         try:
-            return make(shape, latent_dim=_plain(self.latent_dim), **(self.hyperparameters or {}))
+            build: Callable[..., VAE] = make
+            return build(shape, latent_dim=_plain(self.latent_dim), **(self.hyperparameters or {}))
         except TypeError as error:
             raise ConfigError(f"the model cannot be made with these hyperparameters: {first_line(error)}") from error
 

@@ -1,5 +1,7 @@
 """A served hub that huggingface_hub asks, and a run on private files."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from huggingface_hub import constants
@@ -42,7 +44,8 @@ def run(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVAE_CACHE", str(folder.parent / "cache"))
-        run = trained(GaussianVAE, folder, tmp_path_factory.mktemp("runs") / "own")
+        family = partial(GaussianVAE, networks="mlp", widths=(8,))
+        run = trained(family, folder, tmp_path_factory.mktemp("runs") / "own")
         evaluate(run, show=False, probes=True, device="cpu")
         fit_prior(run, kind="gaussian", device="cpu")
     return run

@@ -80,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None or file not in files:
             self._fail(404, "RevisionNotFound" if files is None else "EntryNotFound", "Entry not found")
             return
-        headers = {"ETag": f'"{self.hub.commit(name)}{len(file)}"', "X_Repo_Commit": self.hub.commit(name)}
+        commit = self.hub.commit(name)
+        headers = {"ETag": f'"{sha1((commit + file).encode()).hexdigest()}"', "X_Repo_Commit": commit}
         self._answer(files[file], **headers)
 
     def _about(self, name, what, revision):

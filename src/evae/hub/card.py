@@ -19,8 +19,10 @@ from evae.runs.evaluation import Evaluation, Number, Section
 from evae.runs.images import UNPUBLISHED
 
 TASK = "unconditional-image-generation"
-_RECIPE = ("epochs", "batch_size", "learning_rate", "seed", "validation", "warmup", "decay", "divergence_warmup")
-_RECIPE += ("gradient_clip", "ema", "patience", "precision")
+_RECIPE = (
+    *("epochs", "batch_size", "learning_rate", "seed", "validation", "warmup", "decay", "divergence_warmup"),
+    *("gradient_clip", "ema", "patience", "precision"),
+)
 _OFF = (None, 0.0, "none")
 
 
@@ -54,8 +56,7 @@ class Published:
 def card(run: Published) -> str:
     """The text of README.md: metadata in YAML, and what people read."""
     model, evaluation = run.model, run.evaluation
-    sections = [_Measured(section, evaluation) for section in evaluation.sections.values()] if evaluation else []
-    sections = [section for section in sections if section.numbers]
+    sections = _sections(evaluation)
     content = {
         "run": run,
         "metadata": _metadata(run).to_yaml(),
@@ -84,8 +85,7 @@ def _shown(value: Any) -> str:
 def _metadata(run: Published) -> ModelCardData:
     """What the hub reads of a card."""
     dataset = ON_HUB[run.data].id if run.data in ON_HUB else run.data if "/" in run.data else None
-    sections = run.evaluation.sections.values() if run.evaluation else ()
-    results = [result for section in sections for result in _results(run, _Measured(section, run.evaluation))]
+    results = [result for section in _sections(run.evaluation) for result in _results(run, section)]
     return ModelCardData(
         library_name="evae",
         license=run.licence,
@@ -112,6 +112,12 @@ class _Measured:
         return self._shared | {
             name: v for (group, _, name), v in own.items() if number.name.startswith(f"{group}: ") or not group
         }
+
+
+def _sections(evaluation: Evaluation | None) -> list[_Measured]:
+    """The sections that have numbers."""
+    measured = [_Measured(section, evaluation) for section in evaluation.sections.values()] if evaluation else []
+    return [section for section in measured if section.numbers]
 
 
 def _results(run: Published, section: _Measured) -> Iterator[EvalResult]:
