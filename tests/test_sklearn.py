@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -104,6 +105,15 @@ def test_fits_are_repeated_and_leave_the_generators_alone(line):
     assert np.array_equal(one.transform(line), other.transform(line))
     assert torch.equal(state, torch.get_rng_state())
     assert not np.array_equal(one.transform(line), clone(one).set_params(random_state=1).fit(line).transform(line))
+
+
+def test_threads_fit_as_one_thread_does(line, capsys):
+    transformers = [VAETransformer(**SMALL | {"random_state": seed}) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda transformer: transformer.fit_transform(line), transformers))
+    for transformer, own in zip(transformers, codes, strict=True):
+        assert np.array_equal(own, clone(transformer).fit_transform(line))
+    assert capsys.readouterr().err == ""
 
 
 def test_early_stopping_takes_the_best_epoch(line):

@@ -127,7 +127,8 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
             seed=seed,
             patience=_plain(self.patience),
         )
-        return fit_arrays(self._build, train, validation, recipe, Compute(accelerator=self.device), self.verbose)
+        compute = Compute(accelerator=self.device, compile="off")  # compiling would take longer than most fits
+        return fit_arrays(self._build, train, validation, recipe, compute, self.verbose)
 
     def _build(self, shape: tuple[int, ...]) -> VAE:
         """The model with its initial weights."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from evae.training.preemption import InterruptedRun
 from evae.training.settings import Compute, Recipe, Settings
 from evae.training.trainer import Trainer
 from evae.training.writer import Writer
+
+_one_at_a_time = Lock()  # torch's generators and settings, which training changes for a while, are the process's
 
 
 class ArrayImages(Images):
@@ -78,6 +81,8 @@ def fit_arrays(
 ) -> Trained:
     """Build a model and train it on images (N, C, H, W) in [0, 1] or rows (N, F), as a function of the recipe's seed.
 
+    Threads of one process wait for each other.
+
     Args:
         make: from the shape of an image or row to the model.
         train: what to train on.
@@ -98,7 +103,7 @@ def fit_arrays(
         ArrayImages(train[:0], "holdout"),
     )
     writer = _Memory(fabric, keeps_best=validation is not None)
-    with _told(verbose), arithmetic(compute.precision), seeded(recipe.seed):
+    with _one_at_a_time, _told(verbose), arithmetic(compute.precision), seeded(recipe.seed):
         with explain_memory_errors(recipe.batch_size):
             network = make(train.shape[1:])
         network.prepare(partial(_drawn, train, recipe.seed), recipe.batch_size)
