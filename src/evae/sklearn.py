@@ -319,8 +319,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEsti
         model_: the trained ``evae.VAE``, which takes standardised rows.
         history_: metrics of every epoch, as in metrics.jsonl.
         n_iter_: number of epochs that were trained.
-        shift_, scale_: of each feature, (F,).
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        shift_: of each feature, (F,), in its own units.
+        scale_: of each feature, (F,), in its own units.
+        n_features_in_: number of features.
+        feature_names_in_: their names, where ``fit`` was given any.
 
     Examples:
         >>> from sklearn.datasets import load_iris
@@ -354,12 +356,11 @@ class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
 
     Args:
         contamination: fraction of the training rows, in (0, 0.5], that are called outliers.
-        model, latent_dim, hyperparameters, image_shape, epochs, batch_size, learning_rate, patience,
-            validation_fraction, random_state, device, verbose: see ``VAETransformer``.
+        model: as every other parameter, see ``VAETransformer``.
 
     Attributes:
         offset_: the score below which a row is an outlier.
-        model_, history_, n_iter_, shift_, scale_, n_features_in_, feature_names_in_: see ``VAETransformer``.
+        model_: as every other attribute, see ``VAETransformer``.
     """
 
     def __init__(
