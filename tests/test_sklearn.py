@@ -162,7 +162,10 @@ class TestFiles:
         record = json.loads(path.read_text())
         for change, message in (
             ({"shift": [0.0]}, "of another model"),
-            ({"parameters": {"nope": 1}}, "is damaged"),
+            ({"scale": [0.0, 1.0, 1.0]}, "not positive"),
+            ({"parameters": record["parameters"] | {"image_shape": [1, 1, 3]}}, "of another model"),
+            ({"parameters": record["parameters"] | {"device": 1}}, "device must be one of"),
+            ({"parameters": record["parameters"] | {"nope": 1}}, "is damaged .*nope"),
             ({"scale": "x"}, "holds no estimator"),
         ):
             path.write_text(json.dumps(record | change))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from evae.imports import import_object
 from evae.models import ALIASES, FAMILIES, VAE
 from evae.models.objectives import Elbo, ImportanceWeighted
 from evae.numerics import resolve_device
-from evae.records import Finite, RecordError, read_json
+from evae.records import Count, Finite, RecordError, read_json
 from evae.training.in_memory import Trained, fit_arrays
 from evae.training.settings import Accelerator, Compute, Recipe
 
@@ -239,11 +239,11 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
             raise RunError(f"{folder} holds a {record.estimator}, not a {cls.__name__}")
         model: VAE = VAE.from_pretrained(folder, **hyperparameters)
         try:
-            estimator = cls(**record.parameters)
-        except TypeError as error:
+            record.check(model)
+            shape = record.parameters.get("image_shape")
+            estimator = cls(**record.parameters | {"image_shape": shape and tuple(shape)})
+        except (TypeError, ValueError) as error:
             raise RunError(f"{folder / _RECORD} is damaged ({first_line(error)})") from error
-        if not len(record.shift) == len(record.scale) == math.prod(model.image_shape):
-            raise RunError(f"{folder / _RECORD} is of another model than the one beside it")
         estimator.model_, estimator.history_, estimator.n_iter_ = model, [], record.epochs
         estimator.shift_, estimator.scale_ = np.array(record.shift), np.array(record.scale)
         estimator.n_features_in_ = len(record.shift)
@@ -265,9 +265,19 @@ class _Record:
     shift: list[Finite]
     scale: list[Finite]
     feature_names: list[str]
-    epochs: int
+    epochs: Count
     offset: Finite
     version: Literal[1] = 1
+
+    def check(self, model: VAE) -> None:
+        """Raise ValueError unless it is that of an estimator with this model."""
+        count = math.prod(model.image_shape)
+        shape = None if len(model.image_shape) == 1 else list(model.image_shape)
+        if not len(self.shift) == len(self.scale) == count or self.parameters.get("image_shape") != shape:
+            raise ValueError("it is of another model than the one beside it")
+        if min(self.scale) <= 0 or len(self.feature_names) not in (0, count):
+            raise ValueError("its scales are not positive, or it has another number of names")
+        checks.one_of("device", self.parameters.get("device"), get_args(Accelerator))
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ from evae.models.second_stage import SecondStage
 from evae.models.weights import save_weights
 from evae.runs import RunFolder, checkpoints
 from evae.runs.evaluation import read_evaluation
+from evae.sklearn import VAEOutlierDetector
 from tests.fuzz import forms
 from tests.fuzz.harness import Target
 from tests.fuzz.runs import make_run, network, stepped
@@ -303,6 +304,15 @@ def _cells(folder: Path) -> None:
     cells_of(read_spec(folder / "a.yaml"))
 
 
+def _estimator(folder: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(8, 3))
+    VAEOutlierDetector(epochs=1, hyperparameters={"widths": (2,)}, device="cpu").fit(rows).save(folder)
+
+
+def _detected(folder: Path) -> None:
+    VAEOutlierDetector.load(folder).predict(np.ones((2, 3)))
+
+
 TARGETS = {
     "png": Target(_images("png"), _opened(), {"*.png": forms.PNG}),
     "jpg": Target(_images("jpg"), _opened(), {"*.jpg": forms.BYTES}, quick=0),
@@ -357,6 +367,7 @@ TARGETS = {
     "weights of features": Target(
         _feature_weights, _read_feature_weights, {"*.pth": forms.BYTES, "*.safetensors": forms.TENSORS}
     ),
+    "estimator": Target(_estimator, _detected, {"estimator.json": forms.JSON}),
     "config": Target(_configuration, _command, {"*.yaml": forms.YAML}),
     "spec": Target(_spec, _cells, {"*.yaml": forms.YAML}),
 }
