@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -30,9 +30,11 @@ from evae.models import ALIASES, FAMILIES, VAE
 from evae.models.objectives import Elbo, ImportanceWeighted
 from evae.numerics import resolve_device
 from evae.records import Count, Finite, RecordError, read_json
-from evae.training.in_memory import Trained, fit_arrays
-from evae.training.settings import Accelerator, Compute, Recipe
 
+if TYPE_CHECKING:
+    from evae.training.in_memory import Trained
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Model = str | type[VAE] | Callable[..., VAE]
 
 _RECORD = "estimator.json"
@@ -56,7 +58,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         patience: int | None = None,
         validation_fraction: float = 0.1,
         random_state: Any = None,
-        device: Accelerator = "auto",
+        device: Device = "auto",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -118,7 +120,10 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         order = rng.permutation(len(rows))
         return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
 
-    def _train(self, train: NDArray[np.float32], validation: NDArray[np.float32] | None, seed: int) -> Trained:
+    def _train(self, train: NDArray[np.float32], validation: NDArray[np.float32] | None, seed: int) -> "Trained":
+        from evae.training.in_memory import fit_arrays  # takes seconds, which loading and transforming are spared
+        from evae.training.settings import Compute, Recipe
+
         batch_size = checks.whole_number("batch_size", _plain(self.batch_size))
         recipe = Recipe(
             epochs=_plain(self.epochs),
@@ -277,7 +282,7 @@ class _Record:
             raise ValueError("it is of another model than the one beside it")
         if min(self.scale) <= 0 or len(self.feature_names) not in (0, count):
             raise ValueError("its scales are not positive, or it has another number of names")
-        checks.one_of("device", self.parameters.get("device"), get_args(Accelerator))
+        checks.one_of("device", str(self.parameters.get("device")), get_args(Device))
 
 
 def _plain(value: Any) -> Any:
@@ -387,7 +392,7 @@ class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         patience: int | None = None,
         validation_fraction: float = 0.1,
         random_state: Any = None,
-        device: Accelerator = "auto",
+        device: Device = "auto",
         verbose: bool = False,
     ) -> None:
         super().__init__(
