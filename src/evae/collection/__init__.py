@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from evae.imports import on_demand
 
 if TYPE_CHECKING:
-    from evae.collection.audit import audit
+    from evae.collection.auditing import audit
     from evae.collection.encoding import encode
     from evae.collection.mapping import map
 
 __all__ = ["audit", "encode", "map"]
 
-__getattr__ = on_demand(__name__, {"audit": "audit", "encode": "encoding", "map": "mapping"})
+__getattr__ = on_demand(__name__, {"audit": "auditing", "encode": "encoding", "map": "mapping"})

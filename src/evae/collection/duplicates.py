@@ -13,7 +13,7 @@ from evae.console import progress
 _SIDE = 16  # pixels a side of what is compared
 _NEIGHBOURS = 10
 _LEAST = 0.9  # correlation of near duplicates
-_SURE = 0.9995  # correlation that differs by rounding alone
+_SURE = 0.99999  # correlation that differs from 1 by rounding alone
 _RATIO = 0.4  # largest ratio of distances
 _BY_CHANCE = 0.5  # images of a collection that have a near duplicate by chance
 _FLAT = 1.5  # grey levels of deviation below which a picture has no pattern
@@ -45,7 +45,7 @@ def near(pixels: NDArray[np.uint8]) -> list[Match]:
     distance d₁ to it is small compared with the one to the tenth neighbour, d₁ ≤ t·d₁₀. In a space of dimension D,
     P(d₁ ≤ t·d₁₀) = 1 - (1 - t^D)⁹ by chance, as nine neighbours lie uniformly in the ball within d₁₀; t is where half
     an image of the collection is expected to pass, at most 0.4. D is the maximum-likelihood estimate of Levina and
-    Bickel (2005), the median over images. Pictures of one colour have no pattern, and no near duplicates.
+    Bickel (2005), the median over images. The same pixels in another format always pass. Pictures of one colour have no pattern, and no near duplicates.
     """
     features = _features(pixels)
     patterned = np.flatnonzero(features.square().sum(1).numpy() > 0.5)

@@ -1,6 +1,8 @@
 """``evae encode``: what a model says of each image, as a table that other tools read."""
 
 import io
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -218,22 +220,42 @@ def _write_parquet(spool: _Spool, labels: pa.Array, about: dict[str, str], path:
 
 def _write_h5ad(spool: _Spool, labels: pa.Array, about: dict[str, str], path: Path) -> None:
     """Codes as X, one column for each latent; all else of an image in obs."""
+    import pandas as pd
+
     anndata = _anndata()
-    tables = list(spool.tables(labels))
-    whole = pa.concat_tables(tables)
-    codes = [name for name in whole.column_names if name == "vector" or name.startswith("z")]
-    obs = whole.drop_columns(codes).to_pandas()
+    whole = pa.concat_tables(list(spool.tables(labels)))
+    codes = [name for name in whole.column_names if name == "vector" or re.fullmatch(r"z\d+", name)]
     if codes == ["vector"]:
-        x = np.stack(whole["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
+        x = np.stack(whole["vector"].to_numpy()).astype(np.float32)
     else:
         x = np.column_stack([whole[name].to_numpy() for name in codes])
-    names = obs[obs.columns[0]].astype(str).tolist()
-    obs.index = _distinct(names)
-    for name in ("split", "label"):
-        obs[name] = obs[name].astype("category")
-    table = anndata.AnnData(x, obs=obs, uns={"evae": about | {"mark": mark("codes")}})
-    table.var_names = [f"z{k}" for k in range(x.shape[1])]
-    table.write_h5ad(path)
+    obs = {name: _plain(whole[name]) for name in whole.column_names if name not in codes}
+    names = _distinct([str(name) for name in whole[0].to_pylist()])
+    table = anndata.AnnData(
+        x,
+        obs=pd.DataFrame(obs, index=pd.Index(names, dtype=object)).assign(
+            **{name: _categories(whole[name]) for name in ("split", "label")}
+        ),
+        uns={"evae": about | {"mark": mark("codes")}},
+    )
+    table.var_names = pd.Index([f"z{k}" for k in range(x.shape[1])], dtype=object)
+    whole_file = spool.path.with_suffix(".h5ad")
+    table.write_h5ad(whole_file)  # not to ``path``, which is locked: HDF5 would lock it, too
+    shutil.copyfile(whole_file, path)
+
+
+def _plain(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Numbers, NaN for none; texts as Python's: anndata writes no others."""
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), object)
+    return np.asarray(column.to_numpy())
+
+
+def _categories(column: pa.ChunkedArray) -> Any:
+    import pandas as pd
+
+    values = [None if value is None else str(value) for value in column.to_pylist()]
+    return pd.Categorical(values, pd.Index(sorted({value for value in values if value is not None}), dtype=object))
 
 
 def _distinct(names: list[str]) -> list[str]:
