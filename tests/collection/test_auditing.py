@@ -149,6 +149,7 @@ def test_a_mixed_folder(tmp_path):
         assert original in (rows[copy]["duplicate_of"], rows[copy]["near_duplicate_of"]), copy
     assert set(planted["leaks"]) <= set(found.leaks)
     copies = {*found.duplicates, *found.near_duplicates} - {*planted["duplicates"], *planted["leaks"]}
+    copies -= set(planted["outliers"])  # some of these are alike
     missed = set(planted["outliers"]) - set(found.outliers)
     alarms = set(found.outliers) - set(planted["outliers"])
     print(f"missed {missed}; {len(alarms)} false alarms of 2,980; {len(copies)} other copies; {seconds:.0f} s of CPU")

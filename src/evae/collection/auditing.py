@@ -151,7 +151,7 @@ def _copies(files: Files) -> list[_Copy]:
     near = duplicates.near(files.pixels[alone])
     pairs = [(int(places[match.image]), int(places[match.other]), match.correlation) for match in near]
     like = duplicates.representatives(count, [(a, b) for a, b, _ in pairs], preference)
-    correlations = {}
+    correlations: dict[int, float] = {}
     for a, b, correlation in pairs:
         for one in (a, b):
             correlations[one] = max(correlation, correlations.get(one, 0.0))

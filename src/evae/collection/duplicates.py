@@ -45,7 +45,8 @@ def near(pixels: NDArray[np.uint8]) -> list[Match]:
     distance d₁ to it is small compared with the one to the tenth neighbour, d₁ ≤ t·d₁₀. In a space of dimension D,
     P(d₁ ≤ t·d₁₀) = 1 - (1 - t^D)⁹ by chance, as nine neighbours lie uniformly in the ball within d₁₀; t is where half
     an image of the collection is expected to pass, at most 0.4. D is the maximum-likelihood estimate of Levina and
-    Bickel (2005), the median over images. The same pixels in another format always pass. Pictures of one colour have no pattern, and no near duplicates.
+    Bickel (2005), the median over images. The same pixels in another format always pass. Pictures of one colour have
+    no pattern, and no near duplicates.
     """
     features = _features(pixels)
     patterned = np.flatnonzero(features.square().sum(1).numpy() > 0.5)

@@ -141,8 +141,7 @@ class _Gathered:
 
     def columns(self) -> list[dict[str, Any]]:
         """Those of all maps: label, split, error, its percentile and rate, as far as they are known."""
-        texts = {"label": self.labels, "split": self.splits}
-        found = [column.classes(name, values) for name, values in texts.items()]
+        found = [column.classes("label", self.labels), column.classes("split", self.splits)]
         known = [c for c in found if c is not None and (c["name"] == "label" or len(c["names"]) > 1)]
         return [*known, *(column.numbers(name, np.concatenate(values)) for name, values in self.numbers.items())]
 
@@ -152,10 +151,10 @@ def _gather(run: RunFolder, model: VAE, data: str | None, images: ImageOptions, 
     describer = Describer(model)
     reference = reference_errors(run, describer)
     found = collection(run, model, data, images)
-    kept = np.ones(found.count, bool)
-    if found.count > limit:
-        warn(f"the map shows {limit:,} of {found.count:,} images, chosen at random; --limit shows more")
-        kept[np.random.default_rng(seed).permutation(found.count)[limit:]] = False
+    kept = np.ones(found.total, bool)
+    if found.total > limit:
+        warn(f"the map shows {limit:,} of {found.total:,} images, chosen at random; --limit shows more")
+        kept[np.random.default_rng(seed).permutation(found.total)[limit:]] = False
     side = side_for(int(kept.sum()), model.image_shape[-1])
     gathered = _Gathered(Sprites(side), Sprites(side))
     for part in found.parts:
@@ -167,8 +166,12 @@ def _gather(run: RunFolder, model: VAE, data: str | None, images: ImageOptions, 
 
 
 def _chosen(part: Part, rows: NDArray[np.int64]) -> Part:
-    texts = ([values[i] for i in rows] for values in (part.names, part.splits, part.labels))
-    return Part(*texts, part.pixels[rows])
+    names, splits, labels = (
+        [part.names[i] for i in rows],
+        [part.splits[i] for i in rows],
+        [part.labels[i] for i in rows],
+    )
+    return Part(names, splits, labels, part.pixels[rows])
 
 
 def _add(gathered: _Gathered, part: Part, describer: Describer, reference: NDArray[np.float64] | None) -> None:

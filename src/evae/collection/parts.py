@@ -40,7 +40,7 @@ class Part(NamedTuple):
 class Collection(NamedTuple):
     """The images of a collection in parts, and how many there are, with those that turn out to be undecodable."""
 
-    count: int
+    total: int
     parts: Iterator[Part]
 
 
