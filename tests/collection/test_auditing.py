@@ -72,6 +72,7 @@ def test_planted_cases(photos, tmp_path, quick, capsys):
     assert "No p-value is below 0.033" in page
 
 
+@pytest.mark.slow
 def test_the_same_again_and_other_levels(photos, tmp_path, quick):
     first = audit(photos, tmp_path / "a", false_alarms=0.1)
     second = audit(photos, tmp_path / "b", false_alarms=0.1)

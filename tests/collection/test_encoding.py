@@ -40,14 +40,14 @@ def test_percentiles_of_ties():
 
 def test_a_bound_where_there_is_one(blobs, tmp_path):
     folder = trained(GaussianVAE, blobs, tmp_path / "run")
-    codes = pd.read_parquet(encode(folder, tmp_path / "codes.parquet", likelihood_samples=64))
+    codes = pd.read_parquet(encode(folder, tmp_path / "codes.parquet", likelihood_samples=16))
     store, model = open_store(blobs, 16), load_model(folder)
     images = torch.from_numpy(store.holdout.read(slice(None))).float() / 255
     with torch.no_grad():
-        expected = importance_weighted_bound(model, images, 64)
+        expected = importance_weighted_bound(model, images, 16)
     bound = codes[codes["split"] == "holdout"]["bound"]
-    assert bound.mean() == pytest.approx(expected.mean().item(), rel=0.02)
-    again = pd.read_parquet(encode(folder, tmp_path / "codes.parquet", likelihood_samples=64))
+    assert bound.mean() == pytest.approx(expected.mean().item(), rel=0.03)
+    again = pd.read_parquet(encode(folder, tmp_path / "codes.parquet", likelihood_samples=16))
     assert again["bound"].equals(codes["bound"])
     assert "bound" not in pd.read_parquet(encode(folder, tmp_path / "codes.parquet", likelihood_samples=0))
 

@@ -13,6 +13,7 @@ from evae import checks, figures
 from evae.collection import duplicates
 from evae.collection.files import Files, read_files
 from evae.collection.outliers import LEAST, Judged, by_halves, by_run
+from evae.collection.parts import check_takes_images
 from evae.console import console, warn
 from evae.data.memory import Data, named
 from evae.errors import ConfigError
@@ -106,8 +107,7 @@ def audit(
         if image_size is not None:
             raise ConfigError("--image-size is that of the run; leave out either it or --run")
         model = folder.model().to(device_used)
-        if model.is_row:
-            raise ConfigError(f"evae audit is for images, and {folder} is of rows of numbers")
+        check_takes_images(folder, model)
         rule = preprocessing(folder, model)
     elif image_size not in (None, 16, 32, 64):
         raise ConfigError(f"--image-size must be 16, 32 or 64, not {image_size}")

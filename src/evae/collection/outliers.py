@@ -1,9 +1,10 @@
 """How unusual images are to a model that was trained on others: scores, and p-values by two models of two halves."""
 
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,21 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evae.collection.conformal import p_values
-from evae.console import progress
+from evae.console import console, progress
 from evae.data import Images, to_float
 from evae.metrics.image import mean_squared_error
 from evae.models import EVAE, VAE
 from evae.models.networks import ImageShape
-from evae.numerics import seeded
+from evae.rounding import counted
 from evae.runs import RunFolder
 from evae.runs.images import own_images
 from evae.runs.preprocessing import recoloured
+from evae.training.in_memory import fit_arrays
+from evae.training.settings import Accelerator, Compute, Recipe
 
 LEAST = 40  # images of a collection whose outliers are sought
 _BATCH = 250
 _NEIGHBOURS = 5
 _KEPT = 0.1  # fraction of a half that tells the usual range of scores, and trains no model
 _TRAINED = 64  # images of a step
+_MOST = 50_000  # images that train a model
+_LATENTS = 32
 _STEPS = (300, 2_000)  # at least and at most
 _EPOCHS = 15
 _RATE = 2e-3
@@ -277,25 +282,14 @@ class _Picture(nn.Sequential):
 
 
 def _trained(pixels: NDArray[np.uint8], seed: int, device: torch.device, title: str) -> VAE:
-    """A small EVAE of 32 latents: Adam, whose learning rate a cosine takes to 0."""
-    count = len(pixels)
-    size = min(_TRAINED, count)
-    steps = min(max(_STEPS[0], _EPOCHS * count // size), _STEPS[1])
-    shape: ImageShape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
-    with seeded(seed), progress("{task.fields[loss]}") as bar:
-        model = EVAE(shape, 32, encoder=_Body, decoder=_Picture).to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), _RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        task = bar.add_task(title, total=steps, loss="")
-        order = np.empty(0, np.int64)
-        for _ in range(steps):
-            if len(order) < size:
-                order = np.concatenate([order, torch.randperm(count).numpy()])
-            rows, order = order[:size], order[size:]
-            optimizer.zero_grad()
-            loss = model(to_float(pixels[rows], device)).loss
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update(task, advance=1, loss=f"loss {loss.item():.4g}")
-    return model.eval()
+    """A small EVAE of 32 latents, trained for some hundred steps, on at most 50,000 of the images."""
+    rows = np.random.default_rng([seed, 2]).permutation(len(pixels))[:_MOST]
+    values = to_float(pixels[np.sort(rows)]).numpy()
+    size = min(_TRAINED, len(values))
+    steps = min(max(_STEPS[0], _EPOCHS * len(values) // size), _STEPS[1])
+    epochs = max(1, round(steps / (len(values) // size)))
+    console.print(f"{title}: {len(values):,} images, {counted(epochs, 'epoch')}")
+    recipe = Recipe(epochs=epochs, batch_size=size, learning_rate=_RATE, decay="cosine", seed=seed)
+    make = partial(EVAE, latent_dim=_LATENTS, encoder=_Body, decoder=_Picture)
+    compute = Compute(accelerator=cast(Accelerator, device.type))
+    return fit_arrays(make, values, None, recipe, compute, verbose=True).model.to(device)

@@ -13,7 +13,7 @@ from evae.data.labels import NO_LABEL, Label
 from evae.data.labels import encode as encode_labels
 from evae.data.rows import Source, listed
 from evae.data.store import check_transform
-from evae.errors import DataError
+from evae.errors import DataError, RunError
 from evae.models import VAE
 from evae.row_tables import Rows, read_rows
 from evae.runs import RunFolder
@@ -48,9 +48,10 @@ def collection(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
     """The run's own images where ``data`` is None, else those of ``data``, which take no place in the cache.
 
     Raises:
-        RunError: the folder is not a run.
+        RunError: the folder is not a run, or its model takes no images.
         DataError: there are no such images, or they cannot be used with this model.
     """
+    check_takes_images(run, model)
     source = None if data is None else source_of(data, options.image_column)
     if source is not None and (model.is_row or source.numbers is not None):
         rows = read_rows(model, source, options.on_bad_image == "skip")
@@ -60,6 +61,12 @@ def collection(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
         splits = [images for images in (store.train, store.validation, store.holdout) if images is not None]
         return Collection(sum(map(len, splits)), _of_splits(splits, store.class_names))
     return Collection(source.count, _of_source(run, model, source, options))
+
+
+def check_takes_images(run: RunFolder, model: VAE) -> None:
+    """Raise RunError for a model of rows of numbers."""
+    if len(model.image_shape) != 3:
+        raise RunError(f"the model of {run} takes rows of {model.image_shape[0]} numbers, and no images")
 
 
 def _of_splits(splits: Sequence[Images], class_names: tuple[str, ...]) -> Iterator[Part]:
