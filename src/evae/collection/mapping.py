@@ -59,7 +59,7 @@ def map(
         method: pca, the first two principal components of the codes; or umap, which needs evae[umap].
         columns: a CSV or Parquet file with more columns to colour by, for example an audit.csv; its column file or
             index tells which row is which image's.
-        limit: at most this many images, chosen at random: with 50,000 the page has about 60 megabytes.
+        limit: at most this many images, chosen at random: with 50,000 grey ones the page has about 30 megabytes.
         images: how other images are read.
         seed: seed of that choice and of umap.
         device: cpu, cuda or mps; auto: a GPU where there is one.
