@@ -287,7 +287,8 @@ class TestReconstruct:
 
 class TestEncode:
     def test_arrays_by_index(self, trained, blobs, tmp_path):
-        assert evae("encode", trained, "--out", tmp_path / "codes.parquet") == 0
+        options = ("--out", tmp_path / "codes.parquet", "--likelihood-samples", 0)
+        assert evae("encode", trained, *options) == 0
         codes = pd.read_parquet(tmp_path / "codes.parquet")
         numbers = ["error", "error_percentile", "rate"]
         assert list(codes.columns) == ["index", "split", "label", *numbers, "vector"]
