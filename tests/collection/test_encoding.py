@@ -63,6 +63,7 @@ def test_columns_and_thumbnails(run, tmp_path):
     assert Image.open(io.BytesIO(codes["image"][0]["bytes"])).size == (16, 16)
 
 
+@pytest.mark.slow
 def test_tables_for_scanpy(run, tmp_path):
     anndata = pytest.importorskip("anndata", reason="needs anndata (pip install 'evae[anndata]')")
     frame = pd.read_parquet(encode(run, tmp_path / "codes.parquet"))
