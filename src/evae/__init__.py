@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from evae.distributions import Epanechnikov as Epanechnikov
     from evae.distributions import KernelPosterior as KernelPosterior
     from evae.distributions import kernel_penalty as kernel_penalty
+    from evae.exporting import export as export
     from evae.fitting import fit_prior as fit_prior
     from evae.hub import pull as pull
     from evae.hub import push as push
@@ -42,6 +43,7 @@ _HOMES = {
     "collection": "audit encode map",
     "data": "open_store",
     "distributions": "Epanechnikov KernelPosterior kernel_penalty",
+    "exporting": "export",
     "fitting": "fit_prior",
     "hub": "pull push",
     "inference": "load_images load_model reconstruct sample",

@@ -58,6 +58,9 @@ COMMANDS = {
     "map": _Command("evae.collection", "write a page that shows all images on a plane", ("run_folder",), file="out"),
     "audit": _Command("evae.collection", "find duplicates, leaks, outliers and unreadable files", ("data",)),
     "fit-prior": _Command("evae.fitting", "fit a prior to a run's codes, for samples", ("run_folder",)),
+    "export": _Command(
+        "evae.exporting", "write a run's networks as ONNX files, and a page that runs them", ("run_folder",)
+    ),
     "models": _Command("evae.models.catalogue", "list the models and their hyperparameters"),
     "kernels": _Command("evae.kernel_study", "compare the kernels in a table and two figures"),
     "inspect": _Command("evae.inspection", "show what evae train would find in your images", ("data",), file="out"),

@@ -4,7 +4,7 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -13,6 +13,7 @@ from evae.data import absolute
 from evae.data.streams import PREFIX
 from evae.errors import RunError
 from evae.files import remove_leftovers
+from evae.records import read_json
 from evae.runs import RunFolder
 from evae.runs.folder import ACCOUNT, CHECKPOINTS, CONFIG, METRICS
 
@@ -27,6 +28,7 @@ Kind = Literal[
     "benchmark",
     "map",
     "audit",
+    "export",
 ]
 
 _IMAGES = ("samples", "reconstruction", "contact sheet")
@@ -36,6 +38,7 @@ _WEIGHTS = "model.safetensors"
 _RESERVED = {CONFIG, ACCOUNT, METRICS, CHECKPOINTS, _WEIGHTS, "config.json", "README.md", "prior", "tensorboard"}
 _RESERVED |= {"columns.json"}
 _PAGES = {"comparison": "comparison.html", "audit": "audit.html"}  # their marks are those of the tables beside them
+EXPORT_RECORD = "model.json"  # its mark is also that of the networks beside it
 
 
 def mark(kind: Kind) -> str:
@@ -139,6 +142,7 @@ _NAMES: dict[Kind, str] = {
     "benchmark": "a table of a benchmark",
     "map": "a map",
     "audit": "an audit",
+    "export": "an exported model",
 }
 
 
@@ -185,6 +189,8 @@ def _mark_of(path: Path, kind: Kind) -> str:
             page = path.with_suffix(".html") if kind == "benchmark" else path
             with page.with_name(_PAGES.get(kind, page.name)).open("rb") as file:
                 return mark(kind) if page_mark(kind).encode() in file.read(_HEAD) else ""
+        if kind == "export":
+            return str(read_json(path.with_name(EXPORT_RECORD), dict[str, Any]).get("generator", ""))
         return figures.mark_of(path)
     except Exception:  # whatever else the file is, decoders raise anything
         return ""

@@ -22,7 +22,7 @@ from evae.data.sources import find_source
 from evae.data.workers import Decoded, Plan, decode_all
 from evae.errors import ConfigError, DataError
 
-_LUMA = np.array([19595, 38470, 7471], np.uint32)  # Pillow's, of 2**16
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # weights of R, G and B: Pillow's, of 2**16
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def recoloured(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
         return pixels
     if pixels.shape[-3] == 1:
         return np.broadcast_to(pixels, (*pixels.shape[:-3], channels, *pixels.shape[-2:]))
-    weighed = pixels.astype(np.uint32) * _LUMA[:, None, None]
+    weighed = pixels.astype(np.uint32) * LUMA[:, None, None]
     grey = (weighed.sum(axis=-3, keepdims=True, dtype=np.uint32) + 2**15) >> 16
     return np.asarray(grey, np.uint8)
 
