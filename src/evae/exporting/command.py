@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -15,7 +14,7 @@ from evae.data import Images, Store, to_float
 from evae.data.images import Subset
 from evae.distributions import HypersphericalUniform
 from evae.errors import ConfigError, DataError
-from evae.exporting.graphs import check_extra, decoder_graph, encoder_graph, noise_for, prior_graph
+from evae.exporting.graphs import Graph, check_extra, decoder_graph, encoder_graph, noise_for, prior_graph
 from evae.exporting.page import PAGE, Shown, check_page, page_of
 from evae.exporting.record import record_of
 from evae.exporting.runtime import runtime_of
@@ -83,36 +82,44 @@ def export(
     if page:
         check_page(model)
     web = runtime_of(runtime) if page else None
-    law = _law(model, prior)
-    sampler = _sampler(law)
+    with torch.no_grad():
+        law = _law(model, prior)
+        sampler = sampler_of(law)
     on_sphere = isinstance(model.prior(), HypersphericalUniform)
     store = _store(run)
-    with seeded(seed):
-        images = _some_images(model, store)
-        noise = noise_for(sampler, _COMPARED)
-        codes = model.encode(images).detach()
-    graphs = []
-    for name, make in {
-        "encoder": lambda: encoder_graph(model, images),
-        "decoder": lambda: decoder_graph(model, codes),
-        "prior": lambda: prior_graph(sampler, noise),
-    }.items():
-        graph = make()
-        console.print(f"{name}.onnx: largest difference to torch {graph.difference:.2g}", soft_wrap=True)
-        graphs.append(graph)
+    graphs = _graphs(model, sampler, store, seed)
     described = _described(model, prior, sampler)
     record = record_of(model, graphs, preprocessing(run, model), described, on_sphere)
+    write_atomically(out / EXPORT_RECORD, json.dumps(record, indent=2) + "\n")  # first: it marks the files beside it
+    for graph in graphs:
+        write_atomically(out / f"{graph.name}.onnx", graph.content)
     if web is not None:
         with seeded(seed):
             shown = _shown(model, store, law, examples, on_sphere)
         web.write(out)
         write_atomically(out / PAGE, page_of(model, record, shown, web, store))
-    for graph in graphs:
-        write_atomically(out / f"{graph.name}.onnx", graph.content)
-    write_atomically(out / EXPORT_RECORD, json.dumps(record, indent=2) + "\n")
     serve = f"; python -m http.server --directory {out} shows {PAGE} on this machine" if page else ""
     console.print(f"networks, {EXPORT_RECORD}{' and the page' if page else ''} in {out}{serve}", soft_wrap=True)
     return out
+
+
+def _graphs(model: VAE, sampler: Sampler, store: Store | None, seed: int) -> list[Graph]:
+    """The networks, compared with torch on images and noise; the largest differences are printed."""
+    with seeded(seed), torch.no_grad():
+        images = _some_images(model, store)
+        codes = model.encode(images)
+        noise = noise_for(sampler, _COMPARED)
+    makers = (
+        lambda: encoder_graph(model, images),
+        lambda: decoder_graph(model, codes),
+        lambda: prior_graph(sampler, noise),
+    )
+    graphs = []
+    for make in makers:
+        graph = make()
+        console.print(f"{graph.name}.onnx: largest difference to torch {graph.difference:.2g}", soft_wrap=True)
+        graphs.append(graph)
+    return graphs
 
 
 def _law(model: VAE, prior: Prior) -> Distribution:
@@ -125,18 +132,10 @@ def _law(model: VAE, prior: Prior) -> Distribution:
     return model.prior() if fitted is None else fitted
 
 
-@torch.no_grad()
-def _sampler(law: Distribution) -> Sampler:
-    try:
-        return sampler_of(law)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; --prior model exports the prior the model was trained with") from error
-
-
 def _described(model: VAE, prior: Prior, sampler: Sampler) -> str:
     """The prior in words; a warning tells where the sampler has another law."""
     fitted = None if prior == "model" else model.read_prior()
-    name = f"fitted: {fitted}" if fitted else "the one the model was trained with"
+    name = f"fitted prior, {fitted}" if fitted else "prior that the model was trained with"
     if sampler.note:
         warn(f"the sampler is that {sampler.note}")
         name += f", {sampler.note}"
@@ -158,14 +157,12 @@ def _some_images(model: VAE, store: Store | None) -> Tensor:
     """Hold-out images, or noise, to compare networks on."""
     if store is None or not len(store.holdout):
         return torch.rand(_COMPARED, *model.image_shape)
-    return to_float(_read(store.holdout, _COMPARED).read(slice(None)))
+    return to_float(_some(store.holdout, _COMPARED).read(slice(None)))
 
 
-def _read(images: Images, count: int) -> Subset:
-    """At most ``count`` of the images, at random, in their order."""
-    count = min(count, len(images))
-    rows = torch.randperm(len(images))[:count].sort().values
-    return Subset(images, rows.numpy().astype(np.int64), images.split)
+def _some(images: Images, count: int) -> Subset:
+    """At most ``count`` of the images, at random."""
+    return Subset(images, torch.randperm(len(images))[:count].numpy(), images.split)
 
 
 @torch.no_grad()
@@ -174,9 +171,9 @@ def _shown(model: VAE, store: Store | None, law: Distribution, examples: int, on
     if store is None:
         codes = law.sample((_MAX_CODES,))
     else:
-        codes = torch.cat([model.encode(b) for b in batches(_read(store.train, _MAX_CODES), model.device, "encoding")])
+        codes = torch.cat([model.encode(b) for b in batches(_some(store.train, _MAX_CODES), model.device, "encoding")])
     if store is None or not examples or not len(store.holdout):
         drawn = law.sample((examples or 24,))
         return Shown(codes, model.decode(drawn), drawn, on_sphere, is_drawn=True)
-    images = to_float(_read(store.holdout, examples).read(slice(None)))
+    images = to_float(_some(store.holdout, examples).read(slice(None)))
     return Shown(codes, images, model.encode(images), on_sphere, is_drawn=False)

@@ -1,5 +1,6 @@
 """A page that runs exported networks in a browser: one file of HTML beside the networks, without code on a server."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from evae import figures
 from evae.data import Store
 from evae.errors import ConfigError
 from evae.exporting.directions import Directions, active_latents, centre_of, principal_axes
@@ -93,7 +95,6 @@ def page_of(model: VAE, record: dict[str, Any], shown: Shown, web: Runtime, stor
 def _data(record: dict[str, Any], shown: Shown, web: Runtime) -> dict[str, Any]:
     """What the page's script reads."""
     centre = centre_of(shown.codes, shown.on_sphere)
-    pictures = [charts.images(image[None], 1).source for image in shown.images]
     return {
         "record": record,
         "runtime": {
@@ -103,8 +104,18 @@ def _data(record: dict[str, Any], shown: Shown, web: Runtime) -> dict[str, Any]:
         "centre": _rounded(centre),
         "axes": _directions(principal_axes(shown.codes, centre, _DIRECTIONS)),
         "latents": _directions(active_latents(shown.codes, _DIRECTIONS)),
-        "examples": {"images": pictures, "codes": _rounded(shown.image_codes)},
+        "examples": {"images": _pictures(shown.images), "codes": _rounded(shown.image_codes)},
     }
+
+
+def _pictures(images: Tensor) -> list[str]:
+    """Each image as the address of a PNG in itself."""
+    sources = []
+    for pixels in figures.to_uint8(images):
+        file = io.BytesIO()
+        figures.to_image(pixels).save(file, "PNG", optimize=True)
+        sources.append(charts.Picture(file.getvalue(), pixels.shape[1], pixels.shape[0]).source)
+    return sources
 
 
 def _directions(directions: Directions) -> dict[str, Any]:

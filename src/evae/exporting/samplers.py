@@ -67,9 +67,13 @@ def sampler_of(prior: Distribution) -> Sampler:
     """
     if type(prior).__name__ == "NormalizingFlow":  # of zuko, which may not be installed
         return _Flow(prior)
-    raise ConfigError(
-        f"a prior of class {type(prior).__name__} cannot be exported: how its draws come from uniform and normal noise "
-        "is not known; fit another one, evae fit-prior RUN --kind gmm"
+    raise _unknown(prior)
+
+
+def _unknown(law: Distribution) -> ConfigError:
+    return ConfigError(
+        f"the prior cannot be exported: draws of a {type(law).__name__} are not a known function of a fixed number of "
+        "uniform and normal draws; fit another prior, evae fit-prior RUN --kind gmm"
     )
 
 
@@ -295,7 +299,4 @@ def _loc_and_terms(components: Distribution) -> tuple[Tensor, list[tuple[type[Ke
         tensors, (loc, terms) = parameters_of(components), _loc_and_terms(Independent(base.prior, 1))
         kernel = (type(base.kernel), base.bandwidth * tensors["scale"])
         return base.bandwidth * tensors["loc"] + loc, [kernel, *((k, scale[:1]) for k, scale in terms)]
-    raise ConfigError(
-        f"a kde of {type(base).__name__} posteriors cannot be exported: its draws are made by rejection, which takes "
-        "no fixed number of random numbers; fit another prior, evae fit-prior RUN --kind gmm"
-    )
+    raise _unknown(base)

@@ -148,7 +148,7 @@ function buildSliders() {
     d.input.type = "range";
     d.input.step = "any";
     d.input.id = label.htmlFor = `slider-${i}`;
-    share.textContent = ` ${Math.round(100 * set.share[i])} % of variance`;
+    share.textContent = ` ${Math.round(100 * set.share[i])} %`;
     label.append(name, share);
     // The arrow keys of an input with step "any" move it too far or not at all, by browser.
     d.input.addEventListener("keydown", event => {
@@ -165,11 +165,25 @@ function buildSliders() {
       show();
     });
     row.append(label, d.output, d.input);
-    box.append(row);
+    const line = document.createElement("div");
+    line.className = "direction";
+    line.append(newCanvas(`towards ${d.low.toPrecision(2)}`), row, newCanvas(`towards ${d.high.toPrecision(2)}`));
+    box.append(line);
     return d;
   });
   place(null);
+  showEnds();
 }
+
+// The mean code, moved to both ends of each slider.
+const showEnds = latest(async () => {
+  const shown = directions, codes = shown.flatMap(d => [d.low, d.high].flatMap(value => {
+    const step = value - dot(data.centre.map((x, k) => x - d.origin[k]), d.vector);
+    return onto(data.centre.map((x, k) => x + step * d.vector[k]));
+  }));
+  const images = await decode(Float32Array.from(codes));
+  if (shown === directions) [...at("sliders").querySelectorAll("canvas")].forEach((canvas, i) => picture(canvas, images, i));
+});
 
 function toTop() {
   at("explore-title").scrollIntoView({ block: "start" });
@@ -232,13 +246,17 @@ function addThumb(end, thumb, name, z, first) {
 }
 
 function buildInterpolation() {
-  for (const [end, chosen] of [["from", 0], ["to", Math.min(1, data.examples.codes.length - 1)]]) {
+  const [first, ...others] = data.examples.codes; // and the one that is farthest from it
+  const distances = [0, ...others.map(z => z.reduce((sum, x, i) => sum + (x - first[i]) ** 2, 0))];
+  for (const [end, chosen] of [["from", 0], ["to", distances.indexOf(Math.max(...distances))]]) {
     data.examples.images.forEach((source, i) => {
       const image = document.createElement("img");
       image.src = source;
       image.alt = "";
       const input = addThumb(end, image, `image ${i + 1}`, data.examples.codes[i], false);
-      if (i === chosen) input.checked = true;
+      if (i !== chosen) return;
+      input.checked = true;
+      at(end).scrollLeft = input.parentElement.offsetLeft - at(end).offsetLeft - 40;
     });
     choose(end, data.examples.codes[chosen]);
   }
