@@ -109,10 +109,15 @@ def test_it_loads_moves_and_samples(ready, name, width):
     first = shown(page, "#picture")
     page.fill("#slider-0", page.get_attribute("#slider-0", "max"))
     moved = changed(page, "#picture", first)
-    page.press("#slider-1", "ArrowLeft")
-    page.press("#slider-1", "ArrowRight")
     page.check("input[value=latents]")
-    page.press("#slider-0", "ArrowUp")
+    values = [float(page.input_value("#slider-0"))]
+    for key in ("ArrowLeft", "PageDown", "PageUp", "ArrowRight"):
+        page.press("#slider-0", key)
+        values.append(float(page.input_value("#slider-0")))
+    assert values[0] > values[1] > values[2]
+    assert values[4] == pytest.approx(values[0])
+    for _ in range(10):
+        page.press("#slider-0", "PageDown")
     moved = changed(page, "#picture", moved)
     page.click("#sample")
     first = changed(page, "#picture", moved)
@@ -226,9 +231,9 @@ def test_a_page_without_its_networks_says_so(browser, site, root):
 def test_controls_have_names_and_text_contrast(ready, scheme):
     page = ready("grey")
     page.emulate_media(color_scheme=scheme)
-    named = """[...document.querySelectorAll("button, input, canvas[role]")].filter(e =>
-        !(e.ariaLabel || e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"""
-    assert page.evaluate(named) == []
+    unnamed = """[...document.querySelectorAll("button, input, canvas[role]")].filter(e =>
+        !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"""
+    assert page.evaluate(unnamed) == []
     assert torch.tensor(page.evaluate(CONTRASTS)).min() >= 4.5
 
 
