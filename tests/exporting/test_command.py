@@ -24,11 +24,9 @@ from evae.fitting.codes import of_posteriors
 from evae.fitting.command import best_prior
 from evae.fitting.settings import Density
 from evae.runs import RunFolder
-from tests.exporting.web import onnxruntime_web
+from tests.exporting.web import needs_extra, onnxruntime_web
 from tests.models.families import FAMILIES, SHAPE
 from tests.small import trained
-
-EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +168,7 @@ def ran(graph, inputs):
     return open_session(graph.content).run(None, {name: values.numpy() for name, values in inputs.items()})[0]
 
 
+@needs_extra
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name):
@@ -186,6 +185,7 @@ def test_every_family(name):
         assert ran(graphs[2], {key: values[:size] for key, values in noise.items()}).shape == (size, 3)
 
 
+@needs_extra
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["continuous_bernoulli", "gaussian"])
 def test_every_likelihood(likelihood):
@@ -193,6 +193,7 @@ def test_every_likelihood(likelihood):
     assert decoder_graph(model, torch.randn(100, 3)).difference <= 1e-5
 
 
+@needs_extra
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["EVAE", "GaussianVAE", "BoundedVAE", "HVAE"])
 @pytest.mark.parametrize("kind", ["gaussian", "gmm", "kde", "flow", "vae"])
@@ -223,6 +224,7 @@ class Shaped(nn.Module):
         return images.flatten(1)[:, :4] if images.sum().item() > 1 else images.flatten(1)[:, 4:8]
 
 
+@needs_extra
 @pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_named(tmp_path, capsys, monkeypatch):
     own = GaussianVAE(SHAPE, latent_dim=2, encoder=Shaped()).eval()
@@ -235,6 +237,7 @@ def test_a_network_that_cannot_be_exported_is_named(tmp_path, capsys, monkeypatc
     assert not (tmp_path / "web").exists()
 
 
+@needs_extra
 @pytest.mark.slow
 def test_a_run_from_the_command_line(run, tmp_path, capsys):
     assert main(["export", str(run), "--out", str(tmp_path / "web"), "--page"]) == 0

@@ -9,10 +9,10 @@ from PIL import Image
 
 from evae import BoundedVAE, GaussianVAE, HypersphericalVAE, export, fit_prior, load_images, load_model
 from tests.browser import chromium, served
-from tests.exporting.web import onnxruntime_web
+from tests.exporting.web import needs_extra, onnxruntime_web
 from tests.small import trained
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_extra]
 WAIT = 120_000  # milliseconds
 
 

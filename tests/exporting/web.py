@@ -4,11 +4,17 @@ import os
 import shutil
 import subprocess
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from evae.exporting.runtime import PACKAGE, VERSION
+
+needs_extra = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs pip install 'evae[export]'",
+)
 
 
 def onnxruntime_web(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """``evae export``: the networks of a run as ONNX files, a record of them, and a page that runs them in a browser."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -110,9 +111,9 @@ def _graphs(model: VAE, sampler: Sampler, store: Store | None, seed: int) -> lis
         codes = model.encode(images)
         noise = noise_for(sampler, _COMPARED)
     makers = (
-        lambda: encoder_graph(model, images),
-        lambda: decoder_graph(model, codes),
-        lambda: prior_graph(sampler, noise),
+        partial(encoder_graph, model, images),
+        partial(decoder_graph, model, codes),
+        partial(prior_graph, sampler, noise),
     )
     graphs = []
     for make in makers:

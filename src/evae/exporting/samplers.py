@@ -220,7 +220,7 @@ class _Flow(Sampler):
         self.register_buffer("scale", base.stddev)
 
     def forward(self, uniform: Tensor, normal: Tensor) -> Tensor:
-        inverse = cast(Transform, self.transform.inv)
+        inverse = self.transform.inv
         return cast(Tensor, inverse(self.get_buffer("loc") + self.get_buffer("scale") * normal))
 
 
@@ -236,8 +236,8 @@ class _SecondStage(Sampler):
         return cast(Tensor, self.stage.decoder(u) + self.stage.log_gamma.exp() * noise)
 
 
-@sampler_of.register
-def _(prior: Independent) -> Sampler:
+@sampler_of.register(Independent)
+def _(prior: Independent[Distribution]) -> Sampler:
     one = torch.ones(1, dtype=prior.mean.dtype)
     return _LocScale(one, *_loc_and_terms(prior.expand([1])))
 
