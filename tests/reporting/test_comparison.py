@@ -52,7 +52,7 @@ class TestFiles:
             "| GaussianVAE | GaussianVAE | 110 ± 1 | 0.5 |  | 20.0 ± 0.5 |"
         )
         assert notes[0] == "±: standard error over images, not over repeated training."
-        assert notes[1].startswith("↓ lower is better. bce, kl: nats per image; mse: per pixel; penalty: ")
+        assert notes[1].startswith("↓ lower is better. bce, kl: nats per image, or row; mse: per pixel, or column; penalty: ")
         assert notes[2] == (
             "Bold: better than every other row. Two-sided tests: z-test with combined standard errors (bce); "
             "Holm's correction over all of these, family-wise error rate 5%. Tests over images compare these "
@@ -172,7 +172,7 @@ class TestPage:
         page = Page(compare([runs / "WAE", validated], tmp_path / "out") / "comparison.html")
         assert [curve.name for curve in drawn[0].curves] == ["WAE", "", "mine (validation)", ""]
         assert [len(curve.points) for curve in drawn[0].curves] == [1, 1, 2, 2]
-        assert "on validation images where the legend says so" in page.text
+        assert "on validation data where the legend says so" in page.text
 
     @pytest.mark.parametrize("changes", [{"images": "0" * 32}, {"split": "train"}, {"latents": "mean"}], ids=str)
     def test_runs_evaluated_differently_are_not_ranked(self, copied, tmp_path, changes, capsys, undrawn):
@@ -360,7 +360,7 @@ class TestSeeds:
 
 
 def test_a_legend_has_every_named_curve(monkeypatch):
-    monkeypatch.setattr(charts, "_png", lambda figure: figure)
+    monkeypatch.setattr(charts, "png", lambda figure: figure)
     curves = [
         charts.Curve("_a$x_{$", [(1, 1)], 0, "o"),
         charts.Curve("", [(1, 2), (2, 3)]),
