@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evae.models import HVAE as HVAE
     from evae.models import IWAE as IWAE
     from evae.models import RAE as RAE
+    from evae.models import T3VAE as T3VAE
     from evae.models import VAE as VAE
     from evae.models import WAE as WAE
     from evae.models import BetaVAE as BetaVAE
@@ -49,7 +50,7 @@ _HOMES = {
     "inference": "load_images load_model reconstruct sample",
     "inspection": "inspect",
     "metrics": "evaluate",
-    "models": "AE EVAE HVAE IWAE RAE VAE WAE BetaVAE BoundedVAE "
+    "models": "AE EVAE HVAE IWAE RAE T3VAE VAE WAE BetaVAE BoundedVAE "
     "GaussianVAE HypersphericalVAE PowerSphericalVAE Terms VampVAE",
     "reporting": "compare report",
     "training": "train",

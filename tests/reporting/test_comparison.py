@@ -52,7 +52,9 @@ class TestFiles:
             "| GaussianVAE | GaussianVAE | 110 ± 1 | 0.5 |  | 20.0 ± 0.5 |"
         )
         assert notes[0] == "±: standard error over images, not over repeated training."
-        assert notes[1].startswith("↓ lower is better. bce, kl: nats per image, or row; mse: per pixel, or column; penalty: ")
+        assert notes[1].startswith(
+            "↓ lower is better. bce, kl: nats per image, or row; mse: per pixel, or column; penalty: "
+        )
         assert notes[2] == (
             "Bold: better than every other row. Two-sided tests: z-test with combined standard errors (bce); "
             "Holm's correction over all of these, family-wise error rate 5%. Tests over images compare these "

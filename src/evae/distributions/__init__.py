@@ -11,6 +11,7 @@ from evae.distributions.point import PointMass
 from evae.distributions.posterior import KernelPosterior, coordinates, posterior_spread
 from evae.distributions.stacking import parameters_of, select, widened, with_parameters
 from evae.distributions.stereographic import Stereographic
+from evae.distributions.student import MultivariateStudentT, StudentKernel
 
 __all__ = [
     "KERNELS",
@@ -19,11 +20,13 @@ __all__ = [
     "HypersphericalUniform",
     "Kernel",
     "KernelPosterior",
+    "MultivariateStudentT",
     "PointMass",
     "PowerSpherical",
     "SphericalEpanechnikov",
     "SphericalPosterior",
     "Stereographic",
+    "StudentKernel",
     "VonMisesFisher",
     "WithBackground",
     "chi_square",

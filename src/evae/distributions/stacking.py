@@ -11,16 +11,18 @@ from evae.distributions.hypersphere import PowerSpherical, VonMisesFisher
 from evae.distributions.kernel import Kernel
 from evae.distributions.point import PointMass
 from evae.distributions.posterior import KernelPosterior, SmoothedPrior, coordinates
+from evae.distributions.student import MultivariateStudentT
 
-_Posterior = Normal | Kernel | KernelPosterior | SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass
+_Vector = SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass | MultivariateStudentT
+_Posterior = Normal | Kernel | KernelPosterior | _Vector
 
 
 def parameters_of(q: Distribution) -> dict[str, Tensor]:
     """What differs between the N posteriors of a batch, tensors whose first axis is N.
 
     They are ``loc`` and ``scale`` of normals, kernels and kernel posteriors, each (N, d), the last before the bandwidth
-    is applied; ``loc`` (N, d) and ``concentration`` (N,) on the sphere; ``loc`` (N, d) of point masses. A kernel
-    posterior's bandwidth and prior belong to the model.
+    is applied, and of Student's t; ``loc`` (N, d) and ``concentration`` (N,) on the sphere; ``loc`` (N, d) of point
+    masses. A kernel posterior's bandwidth and prior belong to the model, and so do degrees of freedom.
 
     Args:
         q: a posterior of evae's encoders, batch shape (N,), event shape (d,).
@@ -33,6 +35,8 @@ def parameters_of(q: Distribution) -> dict[str, Tensor]:
     if isinstance(base, KernelPosterior | SphericalPosterior):
         _shared(base)
         return {"loc": base.kernel.loc, "scale": base.kernel.scale}
+    if isinstance(base, MultivariateStudentT):
+        return {"loc": base.loc, "scale": base.scale}
     names = ("loc",) if isinstance(base, PointMass) else tuple(base.arg_constraints)
     return {name: getattr(base, name) for name in names}
 
@@ -54,6 +58,8 @@ def with_parameters(like: Distribution, tensors: Mapping[str, Tensor]) -> Distri
     _check_tensors(like, tensors)
     if isinstance(base, SmoothedPrior):
         return _smoothed(base, tensors, *_shared(base))
+    if isinstance(base, MultivariateStudentT):
+        return MultivariateStudentT(base.df, tensors["loc"], tensors["scale"], validate_args=False)
     posterior = type(base)(**tensors, validate_args=False)
     return _as_vectors(posterior) if isinstance(base, Normal | Kernel) else posterior
 
@@ -77,6 +83,8 @@ def widened(q: Distribution, factor: float) -> Distribution:
     base = _base(q)
     if isinstance(base, PointMass | SphericalPosterior):
         raise NotImplementedError(f"a {type(base).__name__} has no density")
+    if isinstance(base, MultivariateStudentT) or (isinstance(base, KernelPosterior) and base.kernel.heavy_tailed):
+        raise NotImplementedError("mixtures of posteriors with Student's tails are not implemented")
     if not 0 < factor < float("inf"):
         raise ValueError(f"the factor of a posterior's width must be positive and finite, not {factor}")
     tensors = parameters_of(q)
@@ -109,7 +117,7 @@ def _base(q: Distribution) -> _Posterior:
     if isinstance(q, Independent):
         known = isinstance(base, Normal | Kernel | KernelPosterior) and q.reinterpreted_batch_ndims == 1
     else:
-        known = isinstance(base, SphericalPosterior | VonMisesFisher | PowerSpherical | PointMass)
+        known = isinstance(base, _Vector)
     if not known:
         raise TypeError(f"not a posterior of evae's encoders: {q}")
     if len(q.batch_shape) != 1:

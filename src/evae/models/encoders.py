@@ -12,6 +12,7 @@ from evae.distributions import (
     Epanechnikov,
     Kernel,
     KernelPosterior,
+    MultivariateStudentT,
     PointMass,
     PowerSpherical,
     SphericalEpanechnikov,
@@ -73,6 +74,23 @@ class NormalEncoder(LocScaleEncoder):
     def forward(self, images: Tensor) -> Distribution:
         loc, scale = self.loc_scale(images)
         return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+class StudentEncoder(LocScaleEncoder):
+    """Student's t with ν + n degrees of freedom, μ(x) and the scales √(ν/(ν + n))·σ(x), as of t³VAE (Kim et al. 2024).
+
+    Args:
+        df: ν of the model's prior; n is the number of pixels or columns.
+    """
+
+    def __init__(self, body: nn.Module, image_shape: ImageShape, latent_dim: int, df: float) -> None:
+        super().__init__(body, image_shape, latent_dim)
+        self.df, self.data_df = df, df + math.prod(image_shape)
+
+    def forward(self, images: Tensor) -> Distribution:
+        loc, scale = self.loc_scale(images)
+        shrunk = scale * math.sqrt(self.df / self.data_df)
+        return MultivariateStudentT(self.data_df, loc, shrunk, validate_args=False)
 
 
 class KernelEncoder(LocScaleEncoder):

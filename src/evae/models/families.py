@@ -5,6 +5,7 @@ numbers, and the hyperparameters of ``Networks``; they raise ConfigError for val
 settings without an optimum and shapes without a network.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, Literal, Unpack, get_args
@@ -14,14 +15,30 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from evae.checks import not_negative, one_of, positive, whole_number
-from evae.distributions import KERNELS, Kernel, PowerSpherical, SphericalEpanechnikov, VonMisesFisher
+from evae.distributions import (
+    KERNELS,
+    Kernel,
+    MultivariateStudentT,
+    PowerSpherical,
+    SphericalEpanechnikov,
+    StudentKernel,
+    VonMisesFisher,
+)
 from evae.distributions.bounded import POWERS
 from evae.errors import ConfigError
-from evae.models.encoders import BoundedEncoder, KernelEncoder, NormalEncoder, PointEncoder, SphereEncoder
+from evae.models.encoders import (
+    BoundedEncoder,
+    KernelEncoder,
+    NormalEncoder,
+    PointEncoder,
+    SphereEncoder,
+    StudentEncoder,
+)
 from evae.models.family import Family, Networks
-from evae.models.networks import ImageShape
+from evae.models.networks import ImageShape, check_shape
 from evae.models.objectives import (
     Elbo,
+    GammaPower,
     ImportanceWeighted,
     IwaeGradient,
     KernelPenalty,
@@ -31,14 +48,17 @@ from evae.models.objectives import (
     RegularisedDecoder,
     VampElbo,
 )
-from evae.models.priors import KernelPrior, NormalPrior, SphericalPrior, UniformPrior, VampPrior
+from evae.models.priors import KernelPrior, NormalPrior, SphericalPrior, StudentPrior, UniformPrior, VampPrior
 
 PAPER_BANDWIDTH = 100 ** (-2 / 9)  # b(100), about 0.3594
 PAPER_SUPPORT_LENGTH = 0.1
 PAPER_N = 100
 
 _BOUNDED = {name: kernel for name, kernel in KERNELS.items() if kernel.bounded}
-_KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = KERNELS | {"spherical_epanechnikov": SphericalEpanechnikov}
+_KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = KERNELS | {
+    "student": StudentKernel,
+    "spherical_epanechnikov": SphericalEpanechnikov,
+}
 
 
 class EVAE(Family):
@@ -52,7 +72,8 @@ class EVAE(Family):
     Args:
         latent_dim: d, the number of latents.
         kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube, cosine, gaussian, logistic or laplace;
-            or, with the penalty, spherical_epanechnikov, the radially symmetric kernel in d dimensions.
+            or, with the penalty, student (4 degrees of freedom), or spherical_epanechnikov, the radially symmetric
+            kernel in d dimensions.
         bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)); or "bickel-rosenblatt" for m^(-2/9); or, with the elbo,
             "learned" for one b, "learned-per-latent" for one for each latent.
         support_length: B > 0, length of the uniform prior's support (its standard deviation is B/√12), or standard
@@ -111,6 +132,8 @@ def _bandwidth(bandwidth: float | str, m: float) -> float:
 def _check_objective(is_elbo: bool, is_gaussian: bool, kernel: type, **values: object) -> None:
     if is_elbo and not issubclass(kernel, Kernel):
         raise ConfigError("objective 'elbo' needs a kernel with independent coordinates, not spherical_epanechnikov")
+    if is_elbo and issubclass(kernel, StudentKernel):
+        raise ConfigError("objective 'elbo' needs the density of the posterior, not implemented for kernel 'student'")
     if is_elbo and not is_gaussian:
         reason = "the posterior's support exceeds a uniform prior's, and its KL is infinite"
         raise ConfigError(f"objective 'elbo' needs prior 'gaussian': {reason}")
@@ -307,6 +330,43 @@ class RAE(Family):
         super().__init__(image_shape, latent_dim, PointEncoder, NormalPrior(latent_dim), objective, **shared)
 
 
+class T3VAE(Family):
+    """Student's t in prior, posterior and likelihood, trained by a γ-power divergence (t³VAE, Kim et al., ICLR 2024).
+
+    The prior is t(0, I, ν) in R^d, the likelihood t(m(z), (ν + ‖z‖²)/(ν + d)·σ² I, ν + d), the posterior t(μ(x), Σ(x)·
+    ν/(ν + n), ν + n), n the number of pixels or columns: their joint has tails of a power. Its loss is no bound on
+    -ln p(x); σ is ``likelihood_scale``, 1 unless it is given.
+
+    Args:
+        latent_dim: d, the number of latents.
+        df: ν > 2, degrees of freedom of the prior; the less, the heavier the tails.
+    """
+
+    def __init__(
+        self, image_shape: ImageShape, latent_dim: int = 64, df: float = 10.0, **shared: Unpack[Networks]
+    ) -> None:
+        if positive("df", df) <= 2:
+            raise ConfigError(f"df must be above 2, where Student's t has a variance, not {df}")
+        if shared.get("likelihood", "auto") not in ("auto", "student"):
+            raise ConfigError("T3VAE's likelihood is Student's t; leave out --model.likelihood")
+        sigma = shared.get("likelihood_scale")
+        sigma = 1.0 if sigma is None else positive("likelihood_scale", sigma)
+        size = math.prod(check_shape(image_shape))
+        own: Networks = {"likelihood": "gaussian", "likelihood_scale": sigma}  # for the mean; see ``likelihood``
+        encoder, prior = partial(StudentEncoder, df=df), StudentPrior(latent_dim, df)
+        objective = GammaPower(float(df), sigma, size)
+        super().__init__(image_shape, latent_dim, encoder, prior, objective, **(shared | own))
+        self.df, self.sigma = float(df), sigma
+
+    def likelihood(self, latents: Tensor) -> Distribution:
+        """p(x|z) for latents (N, d), batch shape (N,): its scale grows with ‖z‖."""
+        mean = super().likelihood(latents).mean
+        size = latents.shape[-1]
+        scale = self.sigma * ((self.df + latents.square().sum(-1)) / (self.df + size)).sqrt().to(mean)
+        events = mean.ndim - 1
+        return MultivariateStudentT(self.df + size, mean, scale.view(-1, *[1] * events), events, validate_args=False)
+
+
 class HypersphericalVAE(Family):
     """Latents on a sphere (Davidson et al., UAI 2018, as S-VAE): von Mises-Fisher posterior, uniform prior, ELBO.
 
@@ -346,7 +406,7 @@ class PowerSphericalVAE(HypersphericalVAE):
 FAMILIES: dict[str, type[Family]] = {
     family.__name__: family
     for family in (
-        *(EVAE, BoundedVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, WAE, AE, RAE),
+        *(EVAE, BoundedVAE, GaussianVAE, BetaVAE, IWAE, VampVAE, T3VAE, WAE, AE, RAE),
         *(HypersphericalVAE, PowerSphericalVAE),
     )
 }

@@ -12,12 +12,14 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from evae.distributions import (
     KernelPosterior,
+    MultivariateStudentT,
     SphericalPosterior,
     coordinates,
     kernel_penalty,
     maximum_mean_discrepancy,
     monte_carlo_kl,
 )
+from evae.distributions.student import log_constant
 from evae.models.priors import VampPrior
 from evae.models.vae import VAE, Objective, Terms
 
@@ -136,6 +138,54 @@ class MmdPenalty(Objective):
         z = q.rsample()
         draws = model.prior().sample((max(100, len(z)),))
         return maximum_mean_discrepancy(z, draws, [2 * z.shape[1] * scale for scale in self.scales])
+
+
+@dataclass
+class GammaPower(Objective):
+    r"""½‖x - m(z)‖²/σ² + ½R(q), the γ-loss of t³VAE (Kim et al., ICLR 2024, eq. 13 and appendix B).
+
+    R(q) = ‖μ‖² + ν/(ν + n - 2) tr Σ - ν (1 + d/(ν + n - 2)) τ^{1-κ} |Σ|^{κ/d} + ντ ≥ 0, with d latents, n pixels or
+    columns, κ = d/(ν + n + d - 2), τ = (σ^{-n} C_{ν,n} (ν - 2)/(ν + n - 2))^{2/(ν + n - 2)} and C_{ν,n} the constant of
+    Student's density. It is 0 at μ = 0, Σ = τI. Up to constants and terms of second order in γ = -2/(ν + n + d) the
+    loss is the γ-power divergence between q(x, z) and p(x, z), which is not a KL; ½R is called "penalty". The term
+    reconstruction is -ln p(x|z) of Student's likelihood, which the loss does not have.
+
+    Args:
+        df: ν > 2 of the prior.
+        sigma: σ.
+        size: n.
+    """
+
+    df: float
+    sigma: float
+    size: int
+    divergence_name: ClassVar[str] = "penalty"
+
+    def divergence(self, model: VAE, q: Distribution) -> Tensor:
+        assert isinstance(q, MultivariateStudentT)
+        nu, n, d = self.df, self.size, q.size
+        variances = q.scale.square() * (q.df / nu)  # Σ
+        kappa = d / (nu + n + d - 2)
+        log_tau = self.log_tau
+        determinant = (variances.log().sum(-1) * (kappa / d) + (1 - kappa) * log_tau).exp()
+        trace = nu / (nu + n - 2) * variances.sum(-1)
+        gain = nu * (1 + d / (nu + n - 2)) * determinant
+        return (q.loc.square().sum(-1) + trace - gain + nu * math.exp(log_tau)) / 2
+
+    @property
+    def log_tau(self) -> float:
+        """ln τ."""
+        nu, n = self.df, self.size
+        base = log_constant(nu, n) - n * math.log(self.sigma) + math.log((nu - 2) / (nu + n - 2))
+        return 2 / (nu + n - 2) * base
+
+    def __call__(self, model: VAE, images: Tensor, divergence_weight: float | Tensor = 1.0) -> Terms:
+        q = model.posterior(images)
+        p = model.likelihood(q.rsample())
+        squared = ((images - p.mean) / self.sigma).square().flatten(1).sum(1) / 2
+        divergence = self.divergence(model, q)
+        loss = (squared + divergence_weight * self.weight * divergence).mean()
+        return Terms(-p.log_prob(images), divergence, loss)
 
 
 @dataclass

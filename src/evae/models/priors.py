@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, Uniform
 
 from evae.checks import whole_number
-from evae.distributions import HypersphericalUniform, Kernel, coordinates
+from evae.distributions import HypersphericalUniform, Kernel, MultivariateStudentT, coordinates
 from evae.models.networks import ImageShape, evaluated, is_row
 
 
@@ -61,6 +61,17 @@ class NormalPrior(_IndependentPrior):
     def forward(self) -> Distribution:
         normal = Normal(torch.zeros_like(self.spread), self.spread, validate_args=False)
         return Independent(normal, 1, validate_args=False)
+
+
+class StudentPrior(_IndependentPrior):
+    """Student's t of vectors in R^d, with ``df`` degrees of freedom, centre 0 and scale 1 in each coordinate."""
+
+    def __init__(self, latent_dim: int, df: float) -> None:
+        super().__init__(latent_dim, 1.0)
+        self.df = df
+
+    def forward(self) -> Distribution:
+        return MultivariateStudentT(self.df, torch.zeros_like(self.spread), self.spread, validate_args=False)
 
 
 class SphericalPrior(nn.Module):
