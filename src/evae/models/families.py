@@ -55,7 +55,8 @@ PAPER_SUPPORT_LENGTH = 0.1
 PAPER_N = 100
 
 _BOUNDED = {name: kernel for name, kernel in KERNELS.items() if kernel.bounded}
-_KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = KERNELS | {
+_KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = {
+    **KERNELS,
     "student": StudentKernel,
     "spherical_epanechnikov": SphericalEpanechnikov,
 }
