@@ -48,10 +48,9 @@ def collection(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
     """The run's own images where ``data`` is None, else those of ``data``, which take no place in the cache.
 
     Raises:
-        RunError: the folder is not a run, or its model takes no images.
+        RunError: the folder is not a run.
         DataError: there are no such images, or they cannot be used with this model.
     """
-    check_takes_images(run, model)
     source = None if data is None else source_of(data, options.image_column)
     if source is not None and (model.is_row or source.numbers is not None):
         rows = read_rows(model, source, options.on_bad_image == "skip")
