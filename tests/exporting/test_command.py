@@ -139,6 +139,12 @@ def test_a_page_needs_square_images(tmp_path, stubbed):
         command.check_page(EVAE((1, 8, 16), latent_dim=2, **flat))
 
 
+def test_rows_of_numbers_are_not_exported(tmp_path, stubbed):
+    GaussianVAE((5,), latent_dim=2, networks="mlp", likelihood="gaussian").save_pretrained(tmp_path / "rows")
+    with pytest.raises(ConfigError, match="evae export is for images, and .*rows is of rows of numbers"):
+        export(tmp_path / "rows", tmp_path / "web")
+
+
 def test_a_local_runtime_is_copied(tmp_path):
     (tmp_path / "dist").mkdir()
     for name in DIGESTS:

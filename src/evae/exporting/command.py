@@ -80,6 +80,8 @@ def export(
     run, out = RunFolder(run_folder), Path(out)
     check_output_folder(out, [*_NAMES, PAGE] if page else _NAMES, "export", overwrite, data_of(run))
     model = run.model()
+    if model.is_row:
+        raise ConfigError(f"evae export is for images, and {run} is of rows of numbers")
     if page:
         check_page(model)
     web = runtime_of(runtime) if page else None
