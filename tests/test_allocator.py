@@ -34,6 +34,7 @@ def faults(statement):
     return json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_a_command_keeps_the_memory_of_one_step_for_the_next():
     usual = faults("import evae")
     assert faults("from evae.allocator import keep_memory; keep_memory()") < usual / 10

@@ -403,6 +403,7 @@ class TestStore:
         assert not leftover.exists()
         assert folder.exists()
 
+    @pytest.mark.slow
     def test_two_processes_at_once(self, tmp_path):
         fill(tmp_path / "images", 200)
         context = multiprocessing.get_context("spawn")

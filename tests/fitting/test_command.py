@@ -198,9 +198,10 @@ class TestEvaluate:
         assert sections["distances, fitted prior"]["details"]["prior"] == "gmm (2 components)"
         # a uniform prior has no bound, a mixture of Gaussians has one
         assert sections["likelihood"]["numbers"] == []
-        (bound,) = sections["likelihood, fitted prior"]["numbers"]
-        assert bound["name"] == "ln p(x) ≥, fitted prior"
+        bound, rate = sections["likelihood, fitted prior"]["numbers"]
+        assert (bound["name"], rate["name"]) == ("ln p(x) ≥, fitted prior", "rate, fitted prior")
         assert np.isfinite(bound["value"])
+        assert 0 < rate["value"] < np.inf
 
     @pytest.mark.filterwarnings("ignore")
     def test_sections_of_another_prior_go(self, run):

@@ -212,6 +212,7 @@ def check_compiled(model, images, **options):
 
 
 @COMPILED
+@pytest.mark.slow
 def test_traced_by_the_compiler(images):
     check_compiled(EVAE(SHAPE, latent_dim=3), images, backend="aot_eager")
 

@@ -120,6 +120,7 @@ def _noise(path):
     torch.save(torch.stack(drawn), f"{path}-{fabric.global_rank}")
 
 
+@pytest.mark.slow
 def test_each_rank_and_step_has_noise_of_its_own(cache, blobs, tmp_path):
     """The first rank's is that of a single process."""
     data = str(shutil.copy(blobs, tmp_path / "blobs.npz"))
@@ -213,6 +214,7 @@ def _resume_elsewhere(data, out, options):
     _train_to_an_error(data, out, options)
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_load_the_checkpoint_stops_the_others(cache, blobs, tmp_path):
     options = {"model": Deterministic}
     train(blobs, tmp_path / "run", **SETTINGS | options | {"epochs": 2})
@@ -243,6 +245,7 @@ def _shard(weight, path):
     torch.save(parts, f"{path}-{fabric.global_rank}")
 
 
+@pytest.mark.slow
 def test_each_rank_has_its_shard_of_a_weight(cache, tmp_path):
     weight = torch.randn(6, 5)
     in_two(_shard, cache, weight, tmp_path / "out")

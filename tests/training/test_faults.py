@@ -99,6 +99,7 @@ def test_sigkill_at_every_moment_of_writing(cache, blobs, tmp_path):
     assert moment > 50
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(cache, blobs, tmp_path):
     """A file system of 2 MB that another program fills: one sentence, code 2, and then on from what was saved."""
     mount = "mount -t tmpfs -o size=2m evae-test {0}"

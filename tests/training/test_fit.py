@@ -429,6 +429,7 @@ def command(blobs, out, epochs):
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as in these tests' own process
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_while_a_checkpoint_is_written(blobs, tmp_path):
     """The same, by the operating system's hand: exit code 2, one sentence, the old checkpoint whole."""
     assert main(command(blobs, tmp_path / "run", 1)[3:]) == 0
