@@ -540,7 +540,7 @@ def test_models_are_listed(capsys):
         "beta 4",
         "samples 5",
         "pseudo_inputs 500",
-        "networks paper",
+        "networks auto",
     ):
         assert expected in text
     assert evae("models", "--nope") == 2
