@@ -232,6 +232,14 @@ class Shaped(nn.Module):
 
 @needs_extra
 @pytest.mark.slow
+def test_one_image_to_compare_with_leaves_the_batch_size_open():
+    model = GaussianVAE(SHAPE, latent_dim=3).eval()
+    graph = decoder_graph(model, torch.zeros(1, 3))
+    assert ran(graph, {"codes": torch.zeros(5, 3)}).shape == (5, *SHAPE)
+
+
+@needs_extra
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_named(tmp_path, capsys, monkeypatch):
     own = GaussianVAE(SHAPE, latent_dim=2, encoder=Shaped()).eval()
     own.save_pretrained(tmp_path / "run")
@@ -239,7 +247,7 @@ def test_a_network_that_cannot_be_exported_is_named(tmp_path, capsys, monkeypatc
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "web")]) == 2
     said = capsys.readouterr().err
     assert "the encoder of this model cannot be exported" in said
-    assert "Traceback" not in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "web").exists()
 
 

@@ -122,7 +122,7 @@ def _graph(name: str, network: nn.Module, inputs: dict[str, Tensor], output: str
 
 
 def _exported(name: str, network: nn.Module, inputs: dict[str, Tensor], output: str) -> bytes:
-    examples = tuple(values[:2] for values in inputs.values())
+    examples = tuple(_cycled(values, 2) for values in inputs.values())  # of one, torch would fix the batch size
     batch = torch.export.Dim("batch")
     try:
         with _quietly():
@@ -159,16 +159,15 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's warnings and messages, which are about its own parts."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporter's warnings and messages, which are about its own parts; its errors have all that matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _compared(
