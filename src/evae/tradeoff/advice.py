@@ -91,11 +91,14 @@ def _lowest(curves: Sequence[Curve]) -> list[str]:
     own = [pair for pair in pairs if pair.first is winners[0]]
     nearest = max(own, key=lambda pair: pair.difference)
     low, high = nearest.rates
-    told = (
-        f"At equal rate {winners[0].name} has the lowest distortion; {nearest.second.name} comes next, with "
-        f"{-nearest.difference:.1f} nats more on average between {low:.0f} and {high:.0f} nats of rate"
-    )
-    return [f"{told}." if nearest.is_clear else f"{told}, less than {_ERRORS} standard errors: no difference is shown."]
+    where = f"on average between {low:.0f} and {high:.0f} nats of rate"
+    names, more = (winners[0].name, nearest.second.name), f"{-nearest.difference:.1f} nats"
+    if not nearest.is_clear:
+        return [
+            f"At equal rate {names[0]} and {names[1]} have the lowest distortion, and no difference is shown between "
+            f"them: {more} {where}, less than {_ERRORS} standard errors."
+        ]
+    return [f"At equal rate {names[0]} has the lowest distortion; {names[1]} comes next, with {more} more {where}."]
 
 
 def _price(best: tuple[Curve, Point], sharpest: tuple[Curve, Point]) -> str:

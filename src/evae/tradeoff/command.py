@@ -132,7 +132,9 @@ def _write(out: Path, spec: str, curves: Sequence[Curve], without: Sequence[str]
     grid, sentences = _grid(curves), advice(curves)
     notes = [
         "Nats per image. ± is the standard error over images; of several seeds, the standard deviation over seeds. "
-        f"Originals have a sharpness of {curves[0].points[0].originals:.4g}."
+        f"Originals have a sharpness of {curves[0].points[0].originals:.4g}.",
+        "Between points curves are straight lines, which lie above a convex curve: where points are far apart, a curve "
+        "is better than its line.",
     ]
     notes += [f"{pair}." for pair in compared(curves)]
     notes += [f"Without a rate, as they have no density: {', '.join(without)}."] if without else []
