@@ -150,6 +150,16 @@ class TestFolders:
         assert {renamed.get(n, n) for n in before.holdout.names} <= set(after.holdout.names)
         assert {renamed.get(n, n) for n in before.train.names} <= set(after.train.names)
 
+    def test_copies_in_several_formats_are_in_one_split(self, tmp_path):
+        for i in range(60):
+            picture = noise("L" if i % 2 else "RGB", (9, 7))
+            for suffix in ("png", "bmp", "tiff"):
+                picture.save(tmp_path / f"{i}.{suffix}")
+        images = open_store(str(tmp_path), image_size=8)
+        train, holdout = ({name.partition(".")[0] for name in split.names} for split in (images.train, images.holdout))
+        assert len(holdout) > 1
+        assert not train & holdout
+
     def test_two_images_are_one_each(self, tmp_path):
         fill(tmp_path, 2)
         images = open_store(str(tmp_path))

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Decoder:
         self.size, self.crop, self.scaling = size, crop, scaling
         self.levels = Levels()
         self.kept = 1.0  # area of the last image that was not cropped away, as a fraction
+        self.digest = b""  # of the last image
 
     def __call__(self, content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The pixels (1, size, size) of a grey image, else (3, size, size), 8 bit; errors as of ``decode``."""
@@ -61,6 +63,7 @@ class Decoder:
             raise
         except Exception as error:  # decoders raise anything for damaged files
             raise BadImageError(_reason(content, error)) from error
+        self.digest = _digest(content, image)
         side = min(image.size) if self.crop is None else self.crop
         if side > min(image.size):
             raise DataError(
@@ -142,6 +145,20 @@ class Decoder:
             return Image.fromarray((np.asarray(strip) * factor).clip(0, 255).round().astype(np.uint8))
 
         return _by_strips(image, to_bytes)
+
+
+def _digest(content: bytes | NDArray[np.uint8], image: Image.Image) -> bytes:
+    """Of the pixels before they are cropped and resized, so that one picture in two formats has one digest.
+
+    A JPEG's is of its bytes: it is decoded at a fraction of its size, which depends on that of the results.
+    """
+    state = blake2b(digest_size=8)
+    if isinstance(content, bytes) and content.startswith(b"\xff\xd8"):
+        state.update(content)
+    else:
+        state.update(f"{image.mode} {image.width} {image.height}".encode())
+        state.update(image.tobytes())
+    return state.digest()
 
 
 def _check_size(image: Image.Image) -> None:

@@ -30,7 +30,7 @@ from evae.errors import ConfigError, DataError, RunError
 OnBadImage = Literal["skip", "error"]
 
 MAX_IMAGE_SIZE = 4096
-_VERSION = 3  # of the files in a store; another version is another folder
+_VERSION = 4  # of the files in a store; another version is another folder
 
 
 @dataclass(frozen=True)

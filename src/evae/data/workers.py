@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +39,7 @@ class Decoded(NamedTuple):
     name: str
     label: Label
     split: Split | None
-    digest: bytes  # of its undecoded content
+    digest: bytes  # see ``decode.Decoder``
 
 
 class Chunk(NamedTuple):
@@ -107,8 +106,7 @@ def _decode_chunk(rows: list[Row], plan: Plan, path: Path, parent: int) -> Chunk
     decoder, colour, cropped = Decoder(plan.size, plan.crop, plan.scaling), 0, 0
     for row in rows:
         try:
-            content = read_content(row.payload)
-            decoded = decoder(content)
+            decoded = decoder(read_content(row.payload))
         except BadImageError as error:
             bad.append(f"{ascii(row.name)[1:-1]} {error}")
             if isinstance(error, UnreadableError):
@@ -119,8 +117,7 @@ def _decode_chunk(rows: list[Row], plan: Plan, path: Path, parent: int) -> Chunk
         pixels[len(images)] = decoded
         colour += len(decoded) > 1
         cropped += decoder.kept < _CROPPED
-        raw = content if isinstance(content, bytes) else content.tobytes()
-        images.append(Decoded(row.name, row.label, row.split, blake2b(raw, digest_size=8).digest()))
+        images.append(Decoded(row.name, row.label, row.split, decoder.digest))
     with path.open("wb") as file:
         file.write(pixels[: len(images)].data)
     return Chunk(path, images, bad, unread, decoder.levels, colour, cropped)
