@@ -117,6 +117,7 @@ def test_pages_and_figures(run, tmp_path):
         ("reconstruct RUN TABLE --out folder", "whose results are tables"),
         ("map RUN", "evae map is for images"),
         ("audit TABLE --out a", "evae audit is for images"),
+        ("audit TABLE --out a --run RUN", "evae audit is for images, and "),
         ("push RUN me/it --out a --licence mit", "evae push is for images"),
         ("tradeoff --data TABLE --out a", "evae tradeoff is for images"),
         ("encode RUN --thumbnails true --out z.parquet", "--thumbnails is for images"),

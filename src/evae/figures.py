@@ -42,6 +42,13 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
+def png(image: Image.Image, optimize: bool = False) -> bytes:
+    """An image as a PNG file; an optimised one is smaller, and takes longer."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=optimize)
+    return file.getvalue()
+
+
 def check_grid(path: Path, count: int, image_shape: tuple[int, ...], columns: int) -> None:
     """Raise ConfigError unless ``image_grid`` of so many images (C, H, W) can be saved under the name of ``path``."""
     suffix = path.suffix.lower()

@@ -22,6 +22,11 @@ _TEMPORARY = re.compile(r"\..+\.evae-[0-9a-f]{8}\.tmp", re.DOTALL)
 _NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}  # what file systems refuse
 
 
+def utf8(name: str) -> str:
+    """A name that UTF-8 can encode; bytes of a file name that are no text become question marks."""
+    return name.encode(errors="replace").decode()
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file whole; see ``replacing``."""
     with replacing(path) as temporary:

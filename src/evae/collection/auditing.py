@@ -13,7 +13,6 @@ from evae import checks, figures
 from evae.collection import duplicates
 from evae.collection.files import Files, read_files
 from evae.collection.outliers import LEAST, Judged, by_halves, by_run
-from evae.collection.parts import check_takes_images
 from evae.console import console, warn
 from evae.data.memory import Data, named
 from evae.errors import ConfigError
@@ -23,7 +22,7 @@ from evae.outputs import check_output_folder, data_of, page_mark
 from evae.reporting import charts, pages
 from evae.rounding import counted
 from evae.runs import RunFolder
-from evae.runs.images import preprocessing
+from evae.runs.images import check_is_of_images, preprocessing
 from evae.runs.preprocessing import Preprocessing
 
 PAGE, TABLE = "audit.html", "audit.csv"
@@ -107,7 +106,7 @@ def audit(
         if image_size is not None:
             raise ConfigError("--image-size is that of the run; leave out either it or --run")
         model = folder.model().to(device_used)
-        check_takes_images(folder, model)
+        check_is_of_images(folder, model, "audit")
         rule = preprocessing(folder, model)
     elif image_size not in (None, 16, 32, 64):
         raise ConfigError(f"--image-size must be 16, 32 or 64, not {image_size}")
@@ -280,7 +279,5 @@ def _page(
 
 def _picture(pixels: NDArray[np.uint8]) -> charts.Picture:
     """An image (C, S, S) as a PNG file, small ones enlarged by a whole factor."""
-    image = figures.magnified(figures.to_image(pixels.transpose(1, 2, 0)), max(1, _SIDE // pixels.shape[-1]))
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return charts.Picture(file.getvalue(), image.width, image.height)
+    image = figures.to_image(pixels.transpose(1, 2, 0))
+    return charts.picture(figures.magnified(image, max(1, _SIDE // pixels.shape[-1])))

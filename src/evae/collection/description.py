@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from evae.console import warn
-from evae.data import Images, to_float
+from evae.data import Images
 from evae.errors import DataError, RunError
 from evae.metrics.image import mean_squared_error
 from evae.metrics.likelihood import importance_weighted_bound, share_outside
@@ -107,8 +107,3 @@ def percentiles(errors: NDArray[np.floating], reference: NDArray[np.float64]) ->
     below, upto = (np.searchsorted(reference, errors, side) for side in ("left", "right"))
     found: NDArray[np.float64] = 50.0 * (below + upto) / len(reference)
     return found
-
-
-def tensor_of(pixels: NDArray[np.uint8], model: VAE) -> Tensor:
-    """8-bit images as the model takes them."""
-    return to_float(pixels, model.device)

@@ -1,6 +1,5 @@
 """``evae encode``: what a model says of each image, as a table that other tools read."""
 
-import io
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evae import checks, figures
-from evae.collection.description import Describer, Description, percentiles, reference_errors, tensor_of
+from evae.collection.description import Describer, Description, percentiles, reference_errors
 from evae.collection.parts import Part, collection
 from evae.console import console
-from evae.data import ImageOptions
+from evae.data import ImageOptions, to_float
 from evae.data.labels import Label
 from evae.data.labels import encode as encode_labels
 from evae.data.memory import Data, named
 from evae.errors import ConfigError, DataError
-from evae.files import replacing
+from evae.files import replacing, utf8
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output, data_of, mark, parquet_mark
 from evae.rounding import counted
@@ -129,12 +128,13 @@ def _table(
 ) -> pa.Table:
     """The rows of some images but for their labels, which are added to ``labels``: their type is known at the end."""
     labels += part.labels
-    found = describer(tensor_of(part.pixels, describer.model))
+    found = describer(to_float(part.pixels, describer.model.device))
     columns = _identity(part) | {"split": pa.array(part.splits, pa.string())} | _numbers(found, reference)
     columns |= _codes(found.codes, layout)
     if thumbnails:
-        names = [name.encode(errors="replace").decode() for name in part.names]
-        files = [{"bytes": png(image), "path": name} for image, name in zip(part.pixels, names, strict=True)]
+        pictures = [figures.png(figures.to_image(pixels.transpose(1, 2, 0))) for pixels in part.pixels]
+        names = map(utf8, part.names)
+        files = [{"bytes": content, "path": name} for content, name in zip(pictures, names, strict=True)]
         columns["image"] = pa.array(files, _IMAGE)
     return pa.table(columns)
 
@@ -142,7 +142,7 @@ def _table(
 def _identity(part: Part) -> dict[str, pa.Array]:
     if all(name.isdigit() for name in part.names):
         return {"index": pa.array([int(name) for name in part.names], pa.int64())}
-    return {"file": pa.array([name.encode(errors="replace").decode() for name in part.names])}  # may be no UTF-8
+    return {"file": pa.array([utf8(name) for name in part.names])}
 
 
 def _numbers(found: Description, reference: NDArray[np.float64] | None) -> dict[str, pa.Array]:
@@ -164,13 +164,6 @@ def _codes(codes: Tensor, layout: Layout) -> dict[str, pa.Array]:
         return {f"z{k}": pa.array(np.ascontiguousarray(values[:, k])) for k in range(values.shape[1])}
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     return {"vector": fixed.cast(pa.list_(pa.float32()))}
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An 8-bit image (C, H, W) as a PNG file."""
-    file = io.BytesIO()
-    figures.to_image(pixels.transpose(1, 2, 0)).save(file, "PNG")
-    return file.getvalue()
 
 
 def _label_column(labels: Sequence[Label]) -> pa.Array:

@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 
 from evae import checks, figures
 from evae.collection import columns as column
-from evae.collection.description import Describer, percentiles, reference_errors, tensor_of
+from evae.collection.description import Describer, percentiles, reference_errors
 from evae.collection.parts import Part, collection
 from evae.collection.plane import Method, neighbours, place, purity, trustworthiness
 from evae.collection.sprites import Sprites, side_for
 from evae.console import console, warn
-from evae.data import ImageOptions
+from evae.data import ImageOptions, to_float
 from evae.data.labels import Label
 from evae.data.labels import encode as encode_labels
 from evae.data.memory import Data, named
-from evae.errors import ConfigError, DataError
-from evae.files import write_atomically
+from evae.errors import DataError
+from evae.files import utf8, write_atomically
 from evae.models import VAE
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output, data_of, page_mark
 from evae.reporting import pages
 from evae.rounding import counted
 from evae.runs import RunFolder
+from evae.runs.images import check_is_of_images
 from evae.settings import flat
 
 _LEAST = 3  # images of a map
@@ -78,8 +79,7 @@ def map(
     path = default if out is None else Path(out)
     check_output(path, "map", overwrite, default, data_of(run, data))
     model = run.model().to(resolve_device(device))
-    if model.is_row:
-        raise ConfigError(f"evae map is for images, and {run} is of rows of numbers; evae encode writes their codes")
+    check_is_of_images(run, model, "map", "; evae encode writes their codes")
     with seeded(seed):
         found = _gather(run, model, data, images, limit, seed)
     names = found.names
@@ -108,7 +108,7 @@ def map(
         script=script,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         data={
-            "names": [name.encode(errors="replace").decode() for name in names],
+            "names": [utf8(name) for name in names],
             "points": column.packed(plane.points),
             "near": column.packed(near),
             "distances": column.packed(distances),
@@ -175,7 +175,7 @@ def _chosen(part: Part, rows: NDArray[np.int64]) -> Part:
 
 
 def _add(gathered: _Gathered, part: Part, describer: Describer, reference: NDArray[np.float64] | None) -> None:
-    found = describer(tensor_of(part.pixels, describer.model))
+    found = describer(to_float(part.pixels, describer.model.device))
     gathered.originals.add(part.pixels)
     gathered.rebuilt.add(figures.to_bytes(found.rebuilt).numpy())
     gathered.names += part.names

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evae.collection.conformal import p_values
 from evae.console import console, progress
 from evae.data import Images, to_float
+from evae.figures import to_bytes
 from evae.metrics.image import mean_squared_error
 from evae.models import EVAE, VAE
 from evae.models.networks import ImageShape
@@ -160,7 +161,7 @@ class Judged:
         for row in rows.tolist():
             model = self.models[self.judge[row]]
             image = model.reconstruct(to_float(self.pixels[row : row + 1], model.device))
-            found.append((image.clamp(0, 1) * 255).round().byte().cpu().numpy()[0])
+            found.append(to_bytes(image).cpu().numpy()[0])
         return np.stack(found)
 
 

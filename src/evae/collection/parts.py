@@ -13,7 +13,7 @@ from evae.data.labels import NO_LABEL, Label
 from evae.data.labels import encode as encode_labels
 from evae.data.rows import Source, listed
 from evae.data.store import check_transform
-from evae.errors import DataError, RunError
+from evae.errors import DataError
 from evae.models import VAE
 from evae.row_tables import Rows, read_rows
 from evae.runs import RunFolder
@@ -60,12 +60,6 @@ def collection(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
         splits = [images for images in (store.train, store.validation, store.holdout) if images is not None]
         return Collection(sum(map(len, splits)), _of_splits(splits, store.class_names))
     return Collection(source.count, _of_source(run, model, source, options))
-
-
-def check_takes_images(run: RunFolder, model: VAE) -> None:
-    """Raise RunError for a model of rows of numbers."""
-    if len(model.image_shape) != 3:
-        raise RunError(f"the model of {run} takes rows of {model.image_shape[0]} numbers, and no images")
 
 
 def _of_splits(splits: Sequence[Images], class_names: tuple[str, ...]) -> Iterator[Part]:

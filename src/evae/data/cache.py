@@ -20,6 +20,7 @@ from evae import checks
 from evae.console import console, warn
 from evae.data.record import DamagedStoreError, Record
 from evae.errors import ConfigError, DataError
+from evae.files import utf8
 
 # All that evae writes to the cache: stores with their locks, features, images given from Python; unfinished ones end
 # with .tmp.
@@ -185,7 +186,7 @@ def _show(entries: Sequence[Entry], where: str) -> None:
     table.add_column("last use", no_wrap=True)
     table.add_column("folder", no_wrap=True)
     for entry in entries:
-        title, day = entry.title.encode(errors="replace").decode(), datetime.fromtimestamp(entry.used).date()
+        title, day = utf8(entry.title), datetime.fromtimestamp(entry.used).date()
         images = "" if entry.images is None else f"{entry.images:,}"
         table.add_row(title, images, decimal(entry.size), str(day), entry.path.name[:12])
     if entries:

@@ -13,13 +13,9 @@ from evae.data.splits import Division, divide, kind_of
 
 def image_folder(data: str) -> Source | None:
     """Folders named train and test (or validation, ...) are splits, at any level; the names of other folders labels."""
-    root = existing(data)
-    if root is None or not root.is_dir():
+    if (images := _image_files(data)) is None:
         return None
-    scanned = scan(root)
-    files = scanned.with_suffix(*SUFFIXES)
-    if not files:
-        return None
+    scanned, files = images
     division = _divide(scanned, files)
     labels, level = _labels(scanned, division)
     classes = tuple(sorted(set(labels.values()) - {""}))
@@ -37,7 +33,7 @@ def image_folder(data: str) -> Source | None:
         labels_from=f"the names of folders{f' at level {level + 1}' * (level > 0)}" if classes else "",
         doubts=split_doubts(division),
     )
-    key = f"folder {listing_key(list(division.splits), root)}"
+    key = f"folder {listing_key(list(division.splits), scanned.root)}"
     return Source(data, key, len(division.splits), rows, classes, found=found)
 
 
@@ -46,17 +42,13 @@ def every_file(data: str) -> tuple[Source, dict[str, str]] | None:
 
     Parts are train, test, validation, dev, holdout and eval, by name of the file; without an entry where none is told.
     """
-    root = existing(data)
-    if root is None or not root.is_dir():
+    if (images := _image_files(data)) is None:
         return None
-    scanned = scan(root)
-    files = scanned.with_suffix(*SUFFIXES)
-    if not files:
-        return None
+    scanned, files = images
     level = _divide(scanned, files).level
     parts = {}
     for file in files:
-        own = (file.stem,) if level == -1 else file.relative_to(root).parts[:-1]
+        own = (file.stem,) if level == -1 else file.relative_to(scanned.root).parts[:-1]
         if level is not None and level < len(own) and (kind := kind_of(own[level])) is not None:
             parts[scanned.relative(file)] = str(kind)
 
@@ -66,6 +58,16 @@ def every_file(data: str) -> tuple[Source, dict[str, str]] | None:
 
     left_out = (*scanned.left_out, *scanned.others(files))
     return Source(data, "", len(files), rows, found=Findings(kinds(files), left_out)), parts
+
+
+def _image_files(data: str) -> tuple[Scan, list[Path]] | None:
+    """What is in a folder, and the image files in it; None where it is none, or has none."""
+    root = existing(data)
+    if root is None or not root.is_dir():
+        return None
+    scanned = scan(root)
+    files = scanned.with_suffix(*SUFFIXES)
+    return (scanned, files) if files else None
 
 
 def _divide(scanned: Scan, files: list[Path]) -> Division[Path]:

@@ -26,7 +26,7 @@ from evae.models.vae import Prior
 from evae.numerics import seeded
 from evae.outputs import EXPORT_RECORD, check_output_folder, data_of
 from evae.runs import RunFolder
-from evae.runs.images import batches, own_images, preprocessing
+from evae.runs.images import batches, check_is_of_images, own_images, preprocessing
 
 _NAMES = ("encoder.onnx", "decoder.onnx", "prior.onnx", EXPORT_RECORD)
 _COMPARED = 100  # images and draws that networks are compared on
@@ -80,8 +80,7 @@ def export(
     run, out = RunFolder(run_folder), Path(out)
     check_output_folder(out, [*_NAMES, PAGE] if page else _NAMES, "export", overwrite, data_of(run))
     model = run.model()
-    if model.is_row:
-        raise ConfigError(f"evae export is for images, and {run} is of rows of numbers")
+    check_is_of_images(run, model, "export")
     if page:
         check_page(model)
     web = runtime_of(runtime) if page else None

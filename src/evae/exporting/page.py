@@ -1,8 +1,6 @@
 """A page that runs exported networks in a browser: one file of HTML beside the networks, without code on a server."""
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +60,7 @@ def page_of(model: VAE, record: dict[str, Any], shown: Shown, web: Runtime, stor
         web: where onnxruntime-web comes from.
         store: the run's images; None where they are not there.
     """
-    css, js = (_template(f"generator.{kind}") for kind in ("css", "js"))
+    css, js = (pages.text(f"generator.{kind}") for kind in ("css", "js"))
     name, latents = type(model).__name__, shown.codes.shape[1]
     data_name = pages.data_name(store.source) if store else None
     size, crop = record["preprocessing"]["size"], record["preprocessing"]["crop"]
@@ -110,12 +108,7 @@ def _data(record: dict[str, Any], shown: Shown, web: Runtime) -> dict[str, Any]:
 
 def _pictures(images: Tensor) -> list[str]:
     """Each image as the address of a PNG in itself."""
-    sources = []
-    for pixels in figures.to_uint8(images):
-        file = io.BytesIO()
-        figures.to_image(pixels).save(file, "PNG", optimize=True)
-        sources.append(charts.Picture(file.getvalue(), pixels.shape[1], pixels.shape[0]).source)
-    return sources
+    return [charts.picture(figures.to_image(pixels)).source for pixels in figures.to_uint8(images)]
 
 
 def _directions(directions: Directions) -> dict[str, Any]:
@@ -145,7 +138,3 @@ def _policy(css: str, js: str, web: Runtime) -> str:
             "form-action 'none'",
         ]
     )
-
-
-def _template(name: str) -> str:
-    return (Path(pages.__file__).parent / "templates" / name).read_text()

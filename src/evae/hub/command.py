@@ -33,7 +33,7 @@ from evae.rounding import counted
 from evae.runs import RunFolder
 from evae.runs.evaluation import RESULTS, current_evaluation
 from evae.runs.folder import ACCOUNT, CONFIG, METRICS
-from evae.runs.images import own_images
+from evae.runs.images import check_is_of_images, own_images
 
 _CARD, _SAMPLES, _RECONSTRUCTIONS = "README.md", "figures/samples.png", "figures/reconstructions.png"
 _PRIOR = (f"{FOLDER}/{RECORD}", f"{FOLDER}/{TENSORS}")
@@ -108,8 +108,7 @@ def _published(
     """The files of the repository, by name."""
     config = public_config(run, repository.rpartition("/")[2])
     model, data = run.model(), public_data(run)
-    if model.is_row:
-        raise ConfigError(f"evae push is for images, and {run} is of rows of numbers")
+    check_is_of_images(run, model, "push")
     evaluation = current_evaluation(run)
     evaluation = evaluation and public_evaluation(evaluation, data)
     files = {name: (run.path / name).read_bytes() for name in (MODEL_CONFIG, WEIGHTS)}

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from evae import figures
@@ -82,9 +83,12 @@ def training_panels(run: RunFolder, model: VAE) -> list[Panel]:
 def images(pictures: Tensor, columns: int) -> Picture:
     """Images (N, C, H, W) in [0, 1] on a white grid; small ones are enlarged by a whole factor."""
     grid = figures.magnified(figures.image_grid(pictures, columns), -(-_SIDE // pictures.shape[-1]))
-    file = io.BytesIO()
-    grid.save(file, "PNG", optimize=True)
-    return Picture(file.getvalue(), grid.width, grid.height)
+    return picture(grid)
+
+
+def picture(image: Image.Image) -> Picture:
+    """An image of Pillow, pixel by pixel."""
+    return Picture(figures.png(image, optimize=True), image.width, image.height)
 
 
 def curves(*panels: Panel) -> Picture:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evae.console import console
 from evae.errors import ConfigError, RunError
-from evae.files import write_atomically
+from evae.files import utf8, write_atomically
 from evae.metrics.legend import legend
 from evae.numerics import resolve_device, seeded
 from evae.outputs import check_output_folder, data_of, page_mark
@@ -147,7 +147,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return [name.encode(errors="replace").decode() for name in names]  # not all names of folders are text
+    return [utf8(name) for name in names]
 
 
 def _evaluation(run: RunFolder) -> Evaluation:

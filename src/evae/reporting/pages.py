@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from evae.data.streams import PREFIX
+from evae.files import utf8
 from evae.reporting import charts
 from evae.rounding import counted
 
@@ -26,11 +27,11 @@ _LATEX = str.maketrans(
 def render(template: str, **content: Any) -> str:
     """The text of templates/TEMPLATE.j2; templates draw with ``charts``."""
     text = _environment().get_template(f"{template}.j2").render(content, charts=charts, version=version("evae"))
-    return text.encode(errors="replace").decode()  # file names may hold what UTF-8 cannot encode
+    return utf8(text)
 
 
 def text(name: str) -> str:
-    """A file of the templates as it is: the script of a page."""
+    """A file of the templates as it is: the script or the style of a page."""
     return files("evae.reporting").joinpath("templates", name).read_text("utf-8")
 
 

@@ -10,7 +10,7 @@ from evae.columns import Columns
 from evae.console import console, progress, warn
 from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
 from evae.data.store import OnBadImage
-from evae.errors import DataError, RunError
+from evae.errors import ConfigError, DataError, RunError
 from evae.models import VAE
 from evae.models.pretrained import read_columns
 from evae.runs.checkpoints import trained_images
@@ -86,6 +86,12 @@ def columns_of(model: VAE) -> Columns:
             "the weights, is missing"
         )
     return model.columns
+
+
+def check_is_of_images(run: RunFolder, model: VAE, command: str, advice: str = "") -> None:
+    """Raise ConfigError where the model of a run is of rows of numbers, which the command does not take."""
+    if model.is_row:
+        raise ConfigError(f"evae {command} is for images, and {run} is of rows of numbers{advice}")
 
 
 def check_kind(has_rows: bool, model: VAE, source: str) -> None:

@@ -55,7 +55,6 @@ class ArraySplits:
     validation: ArrayImages | None
     holdout: ArrayImages
     fingerprint: str = ""
-    noun: str = "row"
 
 
 @dataclass
