@@ -8,6 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
+# Else every process that a test starts compiles torch's modules again, which takes 5 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test slow fuzz docs wheel clean
 
 demo: .venv/installed

@@ -3,7 +3,7 @@
 import json
 import re
 from base64 import b64decode, b64encode
-from hashlib import sha256
+from hashlib import sha384
 
 import numpy as np
 import pandas as pd
@@ -48,8 +48,8 @@ def test_the_page_is_whole_and_runs_its_own_script_alone(page):
     assert "Neighbourhood purity" in text
     assert "Trustworthiness" in text
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    digest = b64encode(sha384(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha384-{digest}'" in text
     assert not re.search(r"https?:|@import|<link|<iframe| on\w+=", text)
 
 

@@ -18,11 +18,12 @@ from evae.errors import ConfigError, RunError
 from evae.exporting import command
 from evae.exporting.directions import active_latents, centre_of, principal_axes
 from evae.exporting.graphs import Graph, decoder_graph, encoder_graph, noise_for, open_session, prior_graph
-from evae.exporting.runtime import BINARY, DIGESTS, MODULE, SCRIPT, VERSION, digest_of, runtime_of
+from evae.exporting.runtime import BINARY, DIGESTS, MODULE, SCRIPT, VERSION, runtime_of
 from evae.exporting.samplers import sampler_of
 from evae.fitting.codes import of_posteriors
 from evae.fitting.command import best_prior
 from evae.fitting.settings import Density
+from evae.reporting import pages
 from evae.runs import RunFolder
 from tests.exporting.web import needs_extra, onnxruntime_web
 from tests.models.families import FAMILIES, SHAPE
@@ -86,8 +87,8 @@ def test_the_page_loads_nothing_but_what_its_policy_names(run, tmp_path, stubbed
     page = (export(run, tmp_path / "web", page=True) / "index.html").read_text()
     policy = unescape(page.split('Content-Security-Policy" content="')[1].split('"')[0])
     script = page.rsplit("<script>", 1)[1].split("</script>")[0]
-    assert f"'{digest_of(script.encode())}'" in policy
-    assert f"'{digest_of(page.split('<style>')[1].split('</style>')[0].encode())}'" in policy
+    assert f"'{pages.digest_of(script.encode())}'" in policy
+    assert f"'{pages.digest_of(page.split('<style>')[1].split('</style>')[0].encode())}'" in policy
     assert "unsafe-inline" not in policy
     assert page.count("<script") == 3
     cdn = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"

@@ -1,8 +1,6 @@
 """``evae map``: every image of a collection on a plane, on one page to look at."""
 
-from base64 import b64encode
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,7 +104,7 @@ def map(
         trust=trustworthiness(codes, plane.points, seed),
         neighbours=near.shape[1],
         script=script,
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        script_digest=pages.digest_of(script.encode()),
         data={
             "names": [utf8(name) for name in names],
             "points": column.packed(plane.points),

@@ -10,7 +10,7 @@ from evae import figures
 from evae.data import Store
 from evae.errors import ConfigError
 from evae.exporting.directions import Directions, active_latents, centre_of, principal_axes
-from evae.exporting.runtime import BINARY, MODULE, SCRIPT, Runtime, digest_of
+from evae.exporting.runtime import BINARY, MODULE, SCRIPT, Runtime
 from evae.models import VAE
 from evae.outputs import page_mark
 from evae.reporting import charts, pages
@@ -130,8 +130,8 @@ def _policy(css: str, js: str, web: Runtime) -> str:
     return "; ".join(
         [
             "default-src 'none'",
-            f"script-src '{digest_of(js.encode())}' {web.source} blob: 'wasm-unsafe-eval'",
-            f"style-src '{digest_of(css.encode())}'",
+            f"script-src '{pages.digest_of(js.encode())}' {web.source} blob: 'wasm-unsafe-eval'",
+            f"style-src '{pages.digest_of(css.encode())}'",
             f"connect-src 'self' {web.source}",
             "img-src data: blob:",
             "base-uri 'none'",

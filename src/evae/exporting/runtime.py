@@ -1,12 +1,11 @@
 """onnxruntime-web, which runs the networks in a browser: three files of one version, each with its digest."""
 
-from base64 import b64encode
 from dataclasses import dataclass
-from hashlib import sha384
 from pathlib import Path
 
 from evae.errors import ConfigError
 from evae.files import write_atomically
+from evae.reporting import pages
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 _CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}@{VERSION}/dist/"
@@ -65,13 +64,8 @@ def runtime_of(folder: Path | None) -> Runtime:
         paths = {name: folder / place / name for name in DIGESTS}
         if all(path.is_file() for path in paths.values()):
             files = {name: path.read_bytes() for name, path in paths.items()}
-            digests = {name: digest_of(content) for name, content in files.items()}
+            digests = {name: pages.digest_of(content) for name, content in files.items()}
             return Runtime(f"{_FOLDER}/", digests, sum(map(len, files.values())), files)
     raise ConfigError(
         f"--runtime {folder} has no {SCRIPT}, {MODULE} and {BINARY}; npm pack {PACKAGE} fetches the package that does"
     )
-
-
-def digest_of(content: bytes) -> str:
-    """The SHA-384 of a file, as browsers check it."""
-    return f"sha384-{b64encode(sha384(content).digest()).decode()}"

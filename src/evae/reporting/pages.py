@@ -1,7 +1,9 @@
 """The templates of pages (HTML in one file: nothing fetched, all text escaped, scripts named by hash) and of tables."""
 
 import shlex
+from base64 import b64encode
 from functools import cache
+from hashlib import sha384
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +35,11 @@ def render(template: str, **content: Any) -> str:
 def text(name: str) -> str:
     """A file of the templates as it is: the script or the style of a page."""
     return files("evae.reporting").joinpath("templates", name).read_text("utf-8")
+
+
+def digest_of(content: bytes) -> str:
+    """The SHA-384 of a file, as browsers check it (Subresource Integrity, Content Security Policy)."""
+    return f"sha384-{b64encode(sha384(content).digest()).decode()}"
 
 
 def data_name(data: str) -> str:
