@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from evae import EVAE, GaussianVAE, export, fit_prior
+from evae import EVAE, T3VAE, GaussianVAE, export, fit_prior
 from evae.cli import main
+from evae.columns import Columns
 from evae.errors import ConfigError, RunError
 from evae.exporting import command
 from evae.exporting.directions import active_latents, centre_of, principal_axes
@@ -140,10 +141,36 @@ def test_a_page_needs_square_images(tmp_path, stubbed):
         command.check_page(EVAE((1, 8, 16), latent_dim=2, **flat))
 
 
-def test_rows_of_numbers_are_not_exported(tmp_path, stubbed):
-    GaussianVAE((5,), latent_dim=2, networks="mlp", likelihood="gaussian").save_pretrained(tmp_path / "rows")
-    with pytest.raises(ConfigError, match="evae export is for images, and .*rows is of rows of numbers"):
-        export(tmp_path / "rows", tmp_path / "web")
+@pytest.fixture
+def of_rows(tmp_path):
+    model = T3VAE((2,), latent_dim=3, df=5, widths=[4])
+    model.columns = Columns(("height", "weight"), (1.7, 70.0), (0.1, 9.0))
+    model.save_pretrained(tmp_path / "rows")
+    return tmp_path / "rows"
+
+
+def test_rows_of_numbers(of_rows, tmp_path, stubbed):
+    record = json.loads((export(of_rows, tmp_path / "out") / "model.json").read_text())
+    assert record["preprocessing"]["columns"] == ["height", "weight"]
+    assert record["preprocessing"]["mean"] == [1.7, 70.0]
+    assert record["preprocessing"]["deviation"] == [0.1, 9.0]
+    with pytest.raises(ConfigError, match="evae export --page is for images, and .*rows is of rows of numbers"):
+        export(of_rows, tmp_path / "web", page=True)
+    GaussianVAE((5,), latent_dim=2).save_pretrained(tmp_path / "alone")
+    with pytest.raises(RunError, match="the columns of this GaussianVAE are not known"):
+        export(tmp_path / "alone", tmp_path / "web")
+
+
+@needs_extra
+@pytest.mark.slow
+def test_rows_of_numbers_in_onnxruntime(of_rows, tmp_path):
+    out = export(of_rows, tmp_path / "out")
+    networks = json.loads((out / "model.json").read_text())["networks"]
+    assert networks["encoder"]["inputs"][0]["name"] == networks["decoder"]["outputs"][0]["name"] == "rows"
+    rows = torch.randn(4, 2)
+    model = T3VAE.from_pretrained(of_rows)
+    (codes,) = open_session((out / "encoder.onnx").read_bytes()).run(None, {"rows": rows.numpy()})
+    np.testing.assert_allclose(codes, model.encode(rows).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_local_runtime_is_copied(tmp_path):

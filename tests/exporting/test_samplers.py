@@ -19,6 +19,7 @@ from evae.distributions import (
     KERNELS,
     AggregatedPosterior,
     KernelPosterior,
+    MultivariateStudentT,
     Stereographic,
     VonMisesFisher,
     WithBackground,
@@ -114,3 +115,5 @@ def test_laws_without_a_sampler_are_named():
     for law, name in zip(laws, ("VonMisesFisher", "StudentT", "VonMisesFisher"), strict=True):
         with pytest.raises(ConfigError, match=rf"draws of a {name} are not a known function.*--kind gmm"):
             sampler_of(law)
+    with pytest.raises(ConfigError, match="4.5 degrees of freedom, no whole number, needs draws of a gamma"):
+        sampler_of(MultivariateStudentT(4.5, torch.zeros(2), torch.ones(2)))

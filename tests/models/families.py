@@ -1,6 +1,6 @@
 """One of each kind of model, by name."""
 
-from evae import AE, EVAE, HVAE, IWAE, RAE, WAE, BetaVAE, BoundedVAE, GaussianVAE, PowerSphericalVAE, VampVAE
+from evae import AE, EVAE, HVAE, IWAE, RAE, T3VAE, WAE, BetaVAE, BoundedVAE, GaussianVAE, PowerSphericalVAE, VampVAE
 
 SHAPE = (1, 16, 16)
 FAMILIES = {
@@ -18,6 +18,7 @@ FAMILIES = {
     "AE": AE,
     "RAE": RAE,
     "RAE, gradient penalty": lambda *args, **kwargs: RAE(*args, regularisation="gradient-penalty", **kwargs),
+    "T3VAE": lambda *args, **kwargs: T3VAE(*args, **kwargs | {"likelihood": "student"}),  # it has no other
     "HVAE": HVAE,
     "PowerSphericalVAE": PowerSphericalVAE,
     "VampVAE": lambda *args, **kwargs: VampVAE(*args, pseudo_inputs=5, **kwargs),

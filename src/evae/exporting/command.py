@@ -17,7 +17,7 @@ from evae.distributions import HypersphericalUniform
 from evae.errors import ConfigError, DataError
 from evae.exporting.graphs import Graph, check_extra, decoder_graph, encoder_graph, noise_for, prior_graph
 from evae.exporting.page import PAGE, Shown, check_page, page_of
-from evae.exporting.record import record_of
+from evae.exporting.record import preprocessing_of, record_of, standardisation_of
 from evae.exporting.runtime import runtime_of
 from evae.exporting.samplers import Sampler, sampler_of
 from evae.files import write_atomically
@@ -26,7 +26,7 @@ from evae.models.vae import Prior
 from evae.numerics import seeded
 from evae.outputs import EXPORT_RECORD, check_output_folder, data_of
 from evae.runs import RunFolder
-from evae.runs.images import batches, check_is_of_images, own_images, preprocessing
+from evae.runs.images import batches, check_is_of_images, columns_of, own_images, preprocessing
 
 _NAMES = ("encoder.onnx", "decoder.onnx", "prior.onnx", EXPORT_RECORD)
 _COMPARED = 100  # images and draws that networks are compared on
@@ -45,8 +45,9 @@ def export(
 ) -> Path:
     """Write the networks of a run as ONNX files, each compared with torch, and a record of what they take.
 
-    encoder.onnx turns images into codes, decoder.onnx codes into images, prior.onnx noise into codes; all for any batch
-    size. model.json names inputs, outputs, shapes and ranges, and how images are prepared. With --page, index.html runs
+    encoder.onnx turns images, or rows of numbers, into codes, decoder.onnx codes into images, prior.onnx noise into
+    codes; all for any batch size. model.json names inputs, outputs, shapes and ranges, and how images are prepared, or
+    rows standardised. With --page, index.html runs
     the networks in a browser: it moves through the latent space, draws samples, interpolates and reconstructs images of
     its visitors. The folder works from any static web server.
 
@@ -80,18 +81,19 @@ def export(
     run, out = RunFolder(run_folder), Path(out)
     check_output_folder(out, [*_NAMES, PAGE] if page else _NAMES, "export", overwrite, data_of(run))
     model = run.model()
-    check_is_of_images(run, model, "export")
     if page:
+        check_is_of_images(run, model, "export --page")
         check_page(model)
     web = runtime_of(runtime) if page else None
     with torch.no_grad():
         law = _law(model, prior)
         sampler = sampler_of(law)
+    prepared = standardisation_of(columns_of(model)) if model.is_row else preprocessing_of(preprocessing(run, model))
     on_sphere = isinstance(model.prior(), HypersphericalUniform)
     store = _store(run)
     graphs = _graphs(model, sampler, store, seed)
     described = _described(model, prior, sampler)
-    record = record_of(model, graphs, preprocessing(run, model), described, on_sphere)
+    record = record_of(model, graphs, prepared, described, on_sphere)
     write_atomically(out / EXPORT_RECORD, json.dumps(record, indent=2) + "\n")  # first: it marks the files beside it
     for graph in graphs:
         write_atomically(out / f"{graph.name}.onnx", graph.content)
@@ -156,9 +158,9 @@ def _store(run: RunFolder) -> Store | None:
 
 
 def _some_images(model: VAE, store: Store | None) -> Tensor:
-    """Hold-out images, or noise, to compare networks on."""
+    """Hold-out images or rows, or noise, to compare networks on."""
     if store is None or not len(store.holdout):
-        return torch.rand(_COMPARED, *model.image_shape)
+        return (torch.randn if model.is_row else torch.rand)(_COMPARED, *model.image_shape)
     return to_float(_some(store.holdout, _COMPARED).read(slice(None)))
 
 

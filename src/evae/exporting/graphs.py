@@ -75,23 +75,27 @@ class _Prior(nn.Module):
 
 @torch.no_grad()
 def encoder_graph(model: VAE, images: Tensor) -> Graph:
-    """From images (N, C, H, W) to codes (N, d): the posterior's mean, on a sphere its mean direction.
+    """From images (N, C, H, W), or rows (N, F), to codes (N, d): the posterior's mean, on a sphere its mean direction.
 
     Args:
         model: in evaluation mode, on the CPU.
-        images: some to compare with, in [0, 1].
+        images: some to compare with, in [0, 1]; or standardised rows.
 
     Raises:
         ConfigError: torch cannot export the network, or onnxruntime cannot run it.
         RunError: onnxruntime computes something else.
     """
-    return _graph("encoder", _Encoder(model), {"images": images}, "codes")
+    return _graph("encoder", _Encoder(model), {_kind(model): images}, "codes")
 
 
 @torch.no_grad()
 def decoder_graph(model: VAE, codes: Tensor) -> Graph:
-    """From codes (N, d) to mean images (N, C, H, W) in [0, 1]; arguments and errors as of ``encoder_graph``."""
-    return _graph("decoder", _Decoder(model), {"codes": codes}, "images")
+    """From codes (N, d) to mean images (N, C, H, W) in [0, 1], or standardised rows; errors as of ``encoder_graph``."""
+    return _graph("decoder", _Decoder(model), {"codes": codes}, _kind(model))
+
+
+def _kind(model: VAE) -> str:
+    return "rows" if model.is_row else "images"
 
 
 @torch.no_grad()

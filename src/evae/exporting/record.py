@@ -1,9 +1,10 @@
-"""model.json: what the exported networks take and return, and how images are prepared for them."""
+"""model.json: what the exported networks take and return, and how images or rows are prepared for them."""
 
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from evae.columns import Columns
 from evae.exporting.graphs import OPSET, TOLERANCE, Graph
 from evae.models import VAE
 from evae.outputs import mark
@@ -11,19 +12,22 @@ from evae.runs.preprocessing import LUMA, Preprocessing
 
 _MEANINGS: dict[str, dict[str, Any]] = {
     "images": {"range": [0, 1]},
+    "rows": {"units": "standardised, as under preprocessing"},
     "codes": {},
     "uniform": {"law": "independent draws of the uniform distribution on [0, 1)"},
     "normal": {"law": "independent draws of the standard normal distribution"},
 }
 
 
-def record_of(model: VAE, graphs: Iterable[Graph], rule: Preprocessing, prior: str, on_sphere: bool) -> dict[str, Any]:
+def record_of(
+    model: VAE, graphs: Iterable[Graph], preparation: dict[str, Any], prior: str, on_sphere: bool
+) -> dict[str, Any]:
     """The content of model.json.
 
     Args:
         model: the model.
         graphs: its networks.
-        rule: how its run prepares images.
+        preparation: how its input is prepared: ``preprocessing_of`` or ``standardisation_of``.
         prior: what the draws are of, in words.
         on_sphere: whether codes are points of the unit sphere.
     """
@@ -38,7 +42,7 @@ def record_of(model: VAE, graphs: Iterable[Graph], rule: Preprocessing, prior: s
         "opset": OPSET,
         "tolerance": TOLERANCE,
         "networks": {graph.name: _network(graph) for graph in graphs},
-        "preprocessing": preprocessing_of(rule),
+        "preprocessing": preparation,
     }
 
 
@@ -72,4 +76,15 @@ def preprocessing_of(rule: Preprocessing) -> dict[str, Any]:
         "luma": [int(weight) for weight in LUMA],
         "divide_by": 255,
         "layout": "batch, channels, height, width",
+    }
+
+
+def standardisation_of(columns: Columns) -> dict[str, Any]:
+    """The steps from a row in the data's units to the encoder's input, and back from the decoder's output."""
+    return {
+        "columns": list(columns.names),
+        "mean": list(columns.mean),
+        "deviation": list(columns.deviation),
+        "encoder": "(x - mean)/deviation, in double precision",
+        "decoder": "x·deviation + mean",
     }

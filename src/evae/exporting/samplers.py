@@ -25,6 +25,7 @@ from evae.distributions import (
     HypersphericalUniform,
     Kernel,
     KernelPosterior,
+    MultivariateStudentT,
     WithBackground,
     coordinates,
     parameters_of,
@@ -177,6 +178,22 @@ class _OnSphere(Sampler):
         return normal / normal.norm(dim=1, keepdim=True)
 
 
+class _Student(Sampler):
+    """Student's t of vectors with a whole number ν of degrees of freedom: loc + scale·ε·√(ν/χ²)."""
+
+    def __init__(self, law: MultivariateStudentT) -> None:
+        super().__init__()
+        self.dim, self.df = law.event_shape[0], int(law.df)
+        self.normals = self.dim + self.df  # χ² is the sum of ν squares
+        self.register_buffer("loc", law.loc)
+        self.register_buffer("scale", law.scale)
+
+    def forward(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        noise, mixing = normal[:, : self.dim], normal[:, self.dim :]
+        factor = (self.df / mixing.square().sum(1, keepdim=True)).sqrt()
+        return self.get_buffer("loc") + self.get_buffer("scale") * noise * factor
+
+
 class _WithBackground(Sampler):
     """With probability w a draw of the background, else of the main sampler; the last uniform draw chooses."""
 
@@ -245,6 +262,16 @@ def _(prior: Independent[Distribution]) -> Sampler:
 @sampler_of.register
 def _(prior: HypersphericalUniform) -> Sampler:
     return _OnSphere(prior.event_shape[0])
+
+
+@sampler_of.register
+def _(prior: MultivariateStudentT) -> Sampler:
+    if prior.df != int(prior.df):
+        raise ConfigError(
+            f"the prior cannot be exported: Student's t of {prior.df:g} degrees of freedom, no whole number, needs "
+            "draws of a gamma distribution; fit another prior, evae fit-prior RUN --kind gmm"
+        )
+    return _Student(prior)
 
 
 @sampler_of.register
