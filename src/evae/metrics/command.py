@@ -28,6 +28,7 @@ from evae.metrics.probes import PROBES
 from evae.metrics.reconstructions import RECONSTRUCTIONS
 from evae.metrics.rows import FITTED_ROW_DISTANCES, ROW_DISTANCES
 from evae.metrics.sections import Context, Options
+from evae.metrics.tails import FITTED_TAILS, TAILS, check_enough
 from evae.models import VAE
 from evae.models.vae import Latents
 from evae.numerics import resolve_device
@@ -40,7 +41,7 @@ from evae.settings import flat
 
 MEASUREMENTS = (
     *(RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANCES, FITTED_DISTANCES),
-    *(ROW_DISTANCES, FITTED_ROW_DISTANCES, PROBES),
+    *(ROW_DISTANCES, FITTED_ROW_DISTANCES, TAILS, FITTED_TAILS, PROBES),
 )
 
 
@@ -56,6 +57,7 @@ def evaluate(
     features: str | None = None,
     features_weights: Path | None = None,
     samples: int | None = None,
+    tails: float | None = None,
     probes: bool = False,
     device: str = "auto",
     show: bool = True,
@@ -78,6 +80,8 @@ def evaluate(
             efficientnet-lite0 or module:callable; of reconstructions and of samples of both priors.
         features_weights: file of Inception weights (pt_inception-2015-12-05-6726825d.pth); default: download them.
         samples: number of generated images per prior for these distances; default: the number of hold-out images.
+        tails: of rows of numbers, also compare the tails of samples of both priors with those of the hold-out rows:
+            this fraction of them on each side of a column, e.g. 0.01.
         probes: linear and k-NN probes of the latent codes (labelled data only).
         device: device to compute on, e.g. cpu or cuda; auto: CUDA or MPS where there is one.
         show: print the table.
@@ -95,15 +99,21 @@ def evaluate(
         if value is not None:
             checks.whole_number(option, value)
     checks.one_of("latents", latents, get_args(Latents))
+    if tails is not None and checks.fraction("tails", tails) >= 0.5:
+        raise ConfigError(f"tails is the fraction of rows in each tail, below 0.5, not {tails}")
     run, where, data = RunFolder(run_folder), resolve_device(device), None if data is None else named(data)
     model = run.model().to(where)
     if features and model.is_row:
         raise ConfigError("--features is for images; the distances of rows of numbers are measured without it")
+    if tails is not None and not model.is_row:
+        raise ConfigError(f"--tails is for rows of numbers, and {run} is of images")
     extractor = load_extractor(features, features_weights, where) if features else None
     store = images_for(run, model, data, images)
     fitted = _fitted_prior(model, is_needed=bool(likelihood or features or model.is_row))
     count = samples or len(store.holdout)
-    options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row)
+    if tails is not None:
+        check_enough(tails, len(store.holdout), count)
+    options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row, tails)
     name = RESULTS if data is None else _file_name(run, store)
     remove_leftovers(run.path)
     sections, values = _measure(Context(model, store, seed), options, _earlier(run, name))

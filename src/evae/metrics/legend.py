@@ -28,6 +28,16 @@ _MEANINGS = {
     "share_of_coordinates_outside": "fraction of their coordinates outside it",
     **dict.fromkeys(("frechet_distance_infinity", "fid_infinity"), "extrapolated to infinitely many images"),
     "kernel_mmd": "squared kernel distance to the hold-out rows, 0 in the mean for the same distribution",
+    **dict.fromkeys(("mmd2", "mmd2_left", "mmd2_right"), "the same, of all rows and of those in a tail"),
+    **dict.fromkeys(("mmd2_p", "mmd2_left_p", "mmd2_right_p"), "p-value of the test that the distributions are one"),
+    **dict.fromkeys(("left_tail_ks", "right_tail_ks"), "distance of the laws beyond a quantile, 1 where no sample is"),
+    **dict.fromkeys(("left_tail_fraction", "right_tail_fraction"), "fraction of samples beyond it"),
+    **dict.fromkeys(
+        [f"quantile_{level}_error" for level in ("0.001", "0.999", "0.0001", "0.9999")],
+        "of the samples' quantile, relative; negative where they do not reach as far",
+    ),
+    **dict.fromkeys(("largest", "largest_mean"), "largest |x|, and largest |E[x|z]|, in units of the data"),
+    "bound_on_mean": "upper bound on |E[x|z]| from the prior's support and the decoder's Lipschitz constant",
     "nearest_training_distance": "of samples, root mean square over pixels",
     "nearest_training_distance_of_holdout": "the same of hold-out images",
 }

@@ -16,15 +16,16 @@ from evae.runs.evaluation import Number
 def _measure(context: Context, options: Options, prior: Prior) -> Measured:
     """The kernel MMD² of samples of a prior, with the likelihood's noise, and of the training rows for comparison."""
     model, name = context.model, f"{prior} prior"
-    real = _all(context, "holdout")
+    real = all_rows(context, "holdout")
     samples = model.sample(options.samples, prior).cpu()
     numbers = [Number(f"{name}: kernel_mmd", *kernel_mmd(samples, real, context.seed), "lower")]
     if prior == "model":
-        numbers.append(Number("training rows: kernel_mmd", *kernel_mmd(_all(context, "train"), real, context.seed)))
+        numbers.append(Number("training rows: kernel_mmd", *kernel_mmd(all_rows(context, "train"), real, context.seed)))
     return Measured(numbers, {f"{name}: count": options.samples, "hold-out count": len(real)})
 
 
-def _all(context: Context, split: str) -> Tensor:
+def all_rows(context: Context, split: str) -> Tensor:
+    """The rows (N, F) of "train" or "holdout", standardised."""
     images = context.store.train if split == "train" else context.store.holdout
     return to_float(images.read(slice(0, len(images))), torch.device("cpu"))
 

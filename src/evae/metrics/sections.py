@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances. ``fitted`` identifies the fitted
-    prior, "" where there is none; ``is_row`` says that the model is of rows of numbers.
+    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no tails. ``fitted`` identifies
+    the fitted prior, "" where there is none; ``is_row`` says that the model is of rows of numbers.
     """
 
     latents: Latents = "sample"
@@ -33,6 +33,7 @@ class Options:
     probes: bool = False
     fitted: str = ""
     is_row: bool = False
+    tails: float | None = None
 
 
 class Context:
