@@ -36,7 +36,7 @@ class AggregatedPosterior(Expandable):
 
     Args:
         components: the posteriors, batch shape (N,), event shape (d,), of any kind that ``parameters_of`` knows and
-            that has a density; the kernels must be log-concave, as all of ``KERNELS`` are.
+            that has a density. Of those with Student's tails no pair is left out, so that it takes longest.
         factor: of their widths, see ``widened``.
 
     Raises:

@@ -27,6 +27,7 @@ Prior = Literal["uniform", "normal"]
 
 _LARGEST = math.log(1e8)
 _NEGLIGIBLE = 1e-3  # v at which J, about (excess kurtosis)²·v⁴/48, is below 2e-13
+_NEGLIGIBLE_HEAVY = 1e-7  # the same of a kernel without kurtosis, whose J is about v² by its tails
 _DEGREE = 240
 _SHORT_DEGREE = 16
 _INTERVAL = 0.5  # of ln ρ, at most
@@ -73,9 +74,10 @@ class _Piece:
 def _curve(kernel: type[Kernel], prior: Prior) -> tuple[list[_Piece], float]:
     """h (uniform prior) or J (normal prior) in pieces, and the slope: h is slope·ρ below the first piece, J is 0."""
     if prior == "normal":
-        return [_piece(kernel, prior, math.log(_NEGLIGIBLE / kernel.standard_variance) / 2, _LARGEST)], 0.0
+        least = _NEGLIGIBLE_HEAVY if kernel.heavy_tailed else _NEGLIGIBLE
+        return [_piece(kernel, prior, math.log(least / kernel.standard_variance) / 2, _LARGEST)], 0.0
     # Up to here the smoothed edges of the prior do not meet, and H = ln B + 2ρ (-∫ G ln G), G the kernel's CDF.
-    start = 0.5 if kernel.bounded else 1 / 90
+    start = 0.5 if kernel.bounded else 3e-4 if kernel.heavy_tailed else 1 / 90
     slope = _entropy_by_quadrature(kernel, prior, start) / start
     # A kink of the kernel meets an edge of its support at w = B.
     cuts = [start, 1.0] if kernel.bounded and kernel.kink_at_zero else [start]

@@ -29,7 +29,7 @@ class Kernel(Symmetric):
     }
 
     bounded: ClassVar[bool] = True  # support [-1, 1]; else all of R
-    heavy_tailed: ClassVar[bool] = False  # tails of a power of t, which no quadrature here takes into account
+    heavy_tailed: ClassVar[bool] = False  # tails of a power of t, and no log-concave density
     standard_variance: ClassVar[float]
     standard_roughness: ClassVar[float]  # ∫ k²
     standard_entropy: ClassVar[float]  # -∫ k ln k, in nats

@@ -126,17 +126,8 @@ class KernelPosterior(SmoothedPrior):
         low = self.bandwidth * (self.kernel.loc - self.kernel.scale) + self.prior.low
         return constraints.interval(low, self.bandwidth * (self.kernel.loc + self.kernel.scale) + self.prior.high)
 
-    def _check_tails(self) -> None:
-        if self.kernel.heavy_tailed:
-            raise NotImplementedError("the density of a kernel posterior with Student's kernel is not implemented")
-
     def entropy(self) -> Tensor:
-        """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone.
-
-        Raises:
-            NotImplementedError: the kernel is Student's, as for ``log_prob``.
-        """
-        self._check_tails()
+        """H(q) = -∫ q ln q in nats, shape ``batch_shape``; it depends on w and the prior's spread alone."""
         prior: Literal["uniform", "normal"] = "uniform" if isinstance(self.prior, Uniform) else "normal"
         width = double(self.bandwidth) * double(self.kernel.scale)
         return smoothed_entropy(type(self.kernel), prior, width, double(self.support_length)).to(self.kernel.loc.dtype)
@@ -159,7 +150,6 @@ class KernelPosterior(SmoothedPrior):
 
     def log_density_at(self, distance: Tensor) -> Tensor:
         """ln q at a distance, 0 or positive, from the centre of the posterior, about which it is symmetric."""
-        self._check_tails()
         width = double(self.bandwidth) * double(self.kernel.scale)
         smoothed = smoothed_by_uniform if isinstance(self.prior, Uniform) else smoothed_by_normal
         return smoothed(type(self.kernel), distance, width, double(self.support_length))

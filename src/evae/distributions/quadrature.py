@@ -49,7 +49,7 @@ def posterior_panels(
     standard deviations of further peaks of the integrand.
     """
     reach = spread / 2 if uniform else _NORMAL_REACH * spread
-    end = width * (1 if kernel.bounded else 60) + reach
+    end = width * (1 if kernel.bounded else 1e4 if kernel.heavy_tailed else 60) + reach
     for peak, deviation in peaks:
         end = torch.maximum(end, peak + _NORMAL_REACH * deviation)
     zero = torch.zeros_like(end)

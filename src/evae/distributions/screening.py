@@ -21,6 +21,7 @@ from evae.distributions.kernels import GaussianKernel
 from evae.distributions.posterior import KernelPosterior, coordinates
 from evae.distributions.quadrature import double
 from evae.distributions.stacking import parameters_of, select, with_parameters
+from evae.distributions.student import MultivariateStudentT
 
 _ROWS = 2**11  # posteriors at a time
 _BLOCK = 8  # dimensions at a time
@@ -147,6 +148,25 @@ class SphereScreen(_QuadraticScreen):
     def _doubled(self, rows: Tensor | slice) -> VonMisesFisher | PowerSpherical:
         tensors = {name: double(x[rows]) for name, x in parameters_of(self.components).items()}
         return with_parameters(self.components, tensors)  # type: ignore[return-value]
+
+
+class NoScreen(Screen):
+    """Posteriors with tails of a power: none is negligible, even far from its centre, and all pairs are evaluated."""
+
+    elements = 2**15
+    bounds = False
+
+    def form(self, rows: slice) -> Form:
+        q = select(self.components, rows)
+        return Form(double(q.log_prob(q.mean)), double(q.mean), 1 / double(q.variance))
+
+    def log_prob(self, values: Tensor, rows: Tensor) -> Tensor:
+        return select(self.components, rows).log_prob(values)
+
+    def survivors(self, values: Tensor, scores: Tensor, threshold: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.chunks():
+            value, row = torch.ones_like(scores[:, rows]).nonzero().T
+            yield value, row + rows.start
 
 
 class MarginalScreen(Screen):
@@ -313,6 +333,8 @@ def screen_of(components: Distribution) -> Screen:
     base = coordinates(components)
     if isinstance(base, VonMisesFisher | PowerSpherical):
         return SphereScreen(components)
+    if isinstance(base, MultivariateStudentT) or (isinstance(base, KernelPosterior) and base.kernel.heavy_tailed):
+        return NoScreen(components)
     gaussian = (
         isinstance(base, KernelPosterior) and isinstance(base.kernel, GaussianKernel) and isinstance(base.prior, Normal)
     )

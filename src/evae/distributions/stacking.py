@@ -72,8 +72,9 @@ def select(q: Distribution, rows: Tensor | slice) -> Distribution:
 def widened(q: Distribution, factor: float) -> Distribution:
     """Posteriors with the same centres c, ``factor`` times as wide: where they are vectors, the law of c + h·(Z - c).
 
-    A normal's or a kernel's scale is multiplied by h; so are a kernel's scale and the spread of its prior about its
-    mean. On the sphere the concentration is divided by h², which for large concentrations multiplies angles by h.
+    The scale of a normal, a kernel or a Student's t is multiplied by h; so are a kernel's scale and the spread of its
+    prior about its mean. On the sphere the concentration is divided by h², which for large concentrations multiplies
+    angles by h.
 
     Raises:
         NotImplementedError: the posterior has no density.
@@ -83,8 +84,6 @@ def widened(q: Distribution, factor: float) -> Distribution:
     base = _base(q)
     if isinstance(base, PointMass | SphericalPosterior):
         raise NotImplementedError(f"a {type(base).__name__} has no density")
-    if isinstance(base, MultivariateStudentT) or (isinstance(base, KernelPosterior) and base.kernel.heavy_tailed):
-        raise NotImplementedError("mixtures of posteriors with Student's tails are not implemented")
     if not 0 < factor < float("inf"):
         raise ValueError(f"the factor of a posterior's width must be positive and finite, not {factor}")
     tensors = parameters_of(q)
@@ -92,7 +91,7 @@ def widened(q: Distribution, factor: float) -> Distribution:
         bandwidth, prior = _shared(base)
         tensors["scale"] = factor * tensors["scale"]
         return _smoothed(base, tensors, bandwidth, _widened_prior(prior, factor))
-    if isinstance(base, Normal | Kernel):
+    if isinstance(base, Normal | Kernel | MultivariateStudentT):
         return with_parameters(q, {**tensors, "scale": factor * tensors["scale"]})
     return with_parameters(q, {**tensors, "concentration": tensors["concentration"] / factor**2})
 

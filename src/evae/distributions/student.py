@@ -32,13 +32,13 @@ class StudentKernel(Kernel):
 
     @staticmethod
     def _cumulative(t: Tensor) -> Tensor:
-        u = _one_plus_s(t)
+        u = one_plus_s(t)
         tail = u.square() * (3 - u) / 4
         return torch.where(t <= 0, tail, 1 - tail)
 
     @staticmethod
     def _log_cumulative(t: Tensor) -> Tensor:
-        u = _one_plus_s(t)
+        u = one_plus_s(t)
         log_tail = 2 * u.log() + torch.log1p(-u / 3) + math.log(3 / 4)
         return torch.where(t <= 0, log_tail, torch.log1p(-u.square() * (3 - u) / 4))
 
@@ -67,8 +67,8 @@ class StudentKernel(Kernel):
         return torch.randn(shape, dtype=like.dtype, device=like.device) * (-2 / log_uniforms).sqrt()
 
 
-def _one_plus_s(t: Tensor) -> Tensor:
-    """1 - |t|/√(4 + t²), without cancellation."""
+def one_plus_s(t: Tensor) -> Tensor:
+    """1 + s at -|t|, 1 - |t|/√(4 + t²), without cancellation."""
     x = t.abs()
     root = torch.hypot(x, torch.full_like(x, 2.0))
     return 4 / root / (root + x)

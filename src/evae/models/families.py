@@ -72,9 +72,9 @@ class EVAE(Family):
 
     Args:
         latent_dim: d, the number of latents.
-        kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube, cosine, gaussian, logistic or laplace;
-            or, with the penalty, student (4 degrees of freedom), or spherical_epanechnikov, the radially symmetric
-            kernel in d dimensions.
+        kernel: uniform, epanechnikov, biweight, triweight, triangular, tricube, cosine, gaussian, logistic, laplace or
+            student (4 degrees of freedom); or, with the penalty, spherical_epanechnikov, the radially symmetric kernel
+            in d dimensions.
         bandwidth: b > 0 (the paper's b(100) = 100^(-2/9)); or "bickel-rosenblatt" for m^(-2/9); or, with the elbo,
             "learned" for one b, "learned-per-latent" for one for each latent.
         support_length: B > 0, length of the uniform prior's support (its standard deviation is B/√12), or standard
@@ -133,8 +133,6 @@ def _bandwidth(bandwidth: float | str, m: float) -> float:
 def _check_objective(is_elbo: bool, is_gaussian: bool, kernel: type, **values: object) -> None:
     if is_elbo and not issubclass(kernel, Kernel):
         raise ConfigError("objective 'elbo' needs a kernel with independent coordinates, not spherical_epanechnikov")
-    if is_elbo and issubclass(kernel, StudentKernel):
-        raise ConfigError("objective 'elbo' needs the density of the posterior, not implemented for kernel 'student'")
     if is_elbo and not is_gaussian:
         reason = "the posterior's support exceeds a uniform prior's, and its KL is infinite"
         raise ConfigError(f"objective 'elbo' needs prior 'gaussian': {reason}")
