@@ -29,7 +29,9 @@ from evae.distributions.quadrature import legendre
 DOUBLE = torch.float64
 PRIORS = ("uniform", "normal")
 SPHERES = {"vmf": VonMisesFisher, "power-spherical": PowerSpherical}
+LIGHT = [name for name, kernel in KERNELS.items() if not kernel.heavy_tailed]
 KINDS = [*itertools.product(KERNELS, PRIORS), "normal", *SPHERES]
+LIGHT_KINDS = [kind for kind in KINDS if kind[0] != "student"]
 
 
 def posteriors(kind, n, d, width, dtype=DOUBLE, seed=0, spread=0.1):
@@ -138,7 +140,7 @@ def test_many_parts(kind, monkeypatch):
 
 def test_most_pairs_are_never_evaluated(monkeypatch):
     """Of tight posteriors one matters to a draw: beside the four candidates per value."""
-    for kind in KINDS:
+    for kind in LIGHT_KINDS:
         q = AggregatedPosterior(posteriors(kind, 500, 16, 0.02))
         evaluated = []
         exact = q._screen.log_prob
@@ -147,7 +149,7 @@ def test_most_pairs_are_never_evaluated(monkeypatch):
         assert sum(evaluated) <= 20 * (4 + 3), kind
 
 
-@pytest.mark.parametrize("kind", KINDS[:-3], ids=str)
+@pytest.mark.parametrize("kind", LIGHT_KINDS[:-3], ids=str)
 def test_bounds_of_marginals(kind):
     """peak - slope · max(0, t - knee) is above ln q(t), whatever the width, and not by much at the centre."""
     components = posteriors(kind, 200, 3, 1.0, seed=3)
@@ -164,7 +166,7 @@ def test_bounds_of_marginals(kind):
             assert (base.log_density_at(distance) <= peak - slope * (distance - knee).clamp(min=0)).all()
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", LIGHT)
 def test_kernels_are_log_concave(name):
     """What the bounds of marginals need of a kernel."""
     t = torch.linspace(-0.999, 0.999, 2001, dtype=DOUBLE) * (1 if KERNELS[name].bounded else 40)
@@ -270,11 +272,11 @@ def test_gradient_outside_all_supports_is_zero():
 
 def test_extreme_values():
     for kind in KINDS[:-2]:
-        q = AggregatedPosterior(posteriors(kind, 5, 2, 0.5), validate_args=False)
+        q, is_heavy = AggregatedPosterior(posteriors(kind, 5, 2, 0.5), validate_args=False), kind[0] == "student"
         value = torch.tensor([[1e12, 0.0], [1e200, 0.0], [math.inf, 0.0], [math.nan, 0.0]], dtype=DOUBLE)
         log_density = q.log_prob(value)
-        assert log_density[0] < -1e10
-        assert log_density[1] < -1e190
+        assert log_density[0] < (-100 if is_heavy else -1e10)
+        assert log_density[1] < (-2000 if is_heavy else -1e190)
         assert log_density[2] == -math.inf
         assert log_density[3].isnan()
 

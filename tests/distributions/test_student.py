@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Uniform
+from torch.distributions import Normal, Uniform
 
-from evae.distributions import KernelPosterior, MultivariateStudentT, StudentKernel, parameters_of, widened
+from evae.distributions import AggregatedPosterior, KernelPosterior, MultivariateStudentT, StudentKernel, parameters_of
 
 DOUBLE = torch.float64
 T = torch.cat([-torch.logspace(-3, 8, 23, dtype=DOUBLE), torch.logspace(-3, 3, 13, dtype=DOUBLE)])
@@ -43,12 +43,25 @@ def test_draws_of_the_kernel():
     assert stats.kstest(draws.numpy(), ORACLE.cdf).pvalue > 1e-6
 
 
-def test_a_posterior_with_students_kernel_draws_and_says_that_it_has_no_density(kernel):
-    q = KernelPosterior(kernel, Uniform(torch.tensor(-1.0, dtype=DOUBLE), 1.0), 0.3)
-    assert q.rsample((5,)).isfinite().all()
-    for missing in (lambda: q.log_prob(torch.zeros((), dtype=DOUBLE)), q.entropy):
-        with pytest.raises(NotImplementedError, match="Student's kernel is not implemented"):
-            missing()
+@pytest.mark.parametrize("prior", ["uniform", "normal"])
+def test_densities_far_from_the_centre_are_those_of_the_tail(prior):
+    """Far out q is the kernel's density, relatively 1 + 15 (variance of the prior)/t²."""
+    spread = torch.tensor(0.1, dtype=DOUBLE)
+    p = Uniform(-spread / 2, spread / 2) if prior == "uniform" else Normal(torch.zeros(()), spread)
+    z = torch.logspace(2, 100, 50, dtype=DOUBLE)
+    for scale in (1e-3, 1.0, 30.0):
+        kernel = StudentKernel(torch.tensor(0.0, dtype=DOUBLE), torch.tensor(scale, dtype=DOUBLE))
+        q = KernelPosterior(kernel, p, 1.0, validate_args=False)
+        torch.testing.assert_close(q.log_prob(z), kernel.log_prob(z), rtol=0, atol=2e-5)
+
+
+def test_gradients_at_the_centre_and_far_out_are_finite(kernel):
+    for p in (Uniform(torch.tensor(-0.1, dtype=DOUBLE), 0.1), Normal(torch.tensor(0.0, dtype=DOUBLE), 0.1)):
+        z = torch.tensor([0.0, 0.1, 1e6, 1e90], dtype=DOUBLE, requires_grad=True)
+        q = KernelPosterior(kernel, p, 0.3, validate_args=False)
+        (slope,) = torch.autograd.grad(q.log_prob(z).sum(), z)
+        torch.testing.assert_close(slope[2:], -5 / z.detach()[2:], rtol=1e-6, atol=0)
+        assert slope.isfinite().all()
 
 
 def test_vectors_are_scipys():
@@ -69,8 +82,10 @@ def test_draws_of_vectors_have_the_norms_of_f():
     assert stats.kstest(ratio.numpy(), stats.f(3, 5).cdf).pvalue > 1e-6
 
 
-def test_posteriors_of_vectors_are_stacked_and_not_mixed():
+def test_posteriors_of_vectors_are_stacked_and_mixed():
     q = MultivariateStudentT(5.0, torch.zeros(2, 3), torch.ones(2, 3))
     assert set(parameters_of(q)) == {"loc", "scale"}
-    with pytest.raises(NotImplementedError, match="mixtures of posteriors with Student's tails"):
-        widened(q, 2.0)
+    mixture = AggregatedPosterior(q, 2.0)
+    z = torch.tensor([[0.3, 0.0, -1.0], [1e3, 0.0, 0.0]])
+    expected = MultivariateStudentT(5.0, torch.zeros(3), torch.full((3,), 2.0)).log_prob(z)
+    torch.testing.assert_close(mixture.log_prob(z), expected)

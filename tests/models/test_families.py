@@ -59,7 +59,7 @@ def test_evae_loss_is_equation_10():
     assert model.objective.divergence_name == "penalty"
 
 
-SLOW = {"tricube", "triangular", "triweight", "laplace", "biweight"}  # a table of entropies each
+SLOW = {"tricube", "triangular", "triweight", "laplace", "biweight", "student"}  # a table of entropies each
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,3 @@ def test_settings_that_cannot_work():
     ):
         with pytest.raises(ConfigError, match=sentence):
             T3VAE((3,), **settings)
-    with pytest.raises(ConfigError, match="needs the density of the posterior, not implemented for kernel 'student'"):
-        EVAE((3,), kernel="student", prior="gaussian", objective="elbo")
-
-
-def test_evae_takes_students_kernel_with_the_penalty():
-    model = EVAE((3,), latent_dim=2, kernel="student", widths=[8])
-    model(torch.randn(4, 3)).loss.backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from evae.distributions.kernel import Kernel
+from evae.distributions.student import StudentKernel
 
 
 def _distance(t: Tensor) -> Tensor:
@@ -269,6 +270,7 @@ KERNELS: dict[str, type[Kernel]] = {
     "gaussian": GaussianKernel,
     "logistic": LogisticKernel,
     "laplace": LaplaceKernel,
+    "student": StudentKernel,
 }
 
 

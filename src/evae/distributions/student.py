@@ -34,18 +34,18 @@ class StudentKernel(Kernel):
     def _cumulative(t: Tensor) -> Tensor:
         u = one_plus_s(t)
         tail = u.square() * (3 - u) / 4
-        return torch.where(t <= 0, tail, 1 - tail)
+        return torch.where(t < 0, tail, 1 - tail)
 
     @staticmethod
     def _log_cumulative(t: Tensor) -> Tensor:
         u = one_plus_s(t)
         log_tail = 2 * u.log() + torch.log1p(-u / 3) + math.log(3 / 4)
-        return torch.where(t <= 0, log_tail, torch.log1p(-u.square() * (3 - u) / 4))
+        return torch.where(t < 0, log_tail, torch.log1p(-u.square() * (3 - u) / 4))
 
     @classmethod
     def _quantile(cls, p: Tensor) -> Tensor:
         """By Newton's method for u = 1 + s in u²(3 - u) = 4p, in the lower tail; twice differentiable in p."""
-        tail = torch.minimum(p, 1 - p)
+        tail = torch.where(p <= 0.5, p, 1 - p)
         at_edge = tail <= 0
         q = torch.where(at_edge, 0.25, tail)
         u = (q.detach() * (4 / 3)).sqrt()
@@ -69,7 +69,7 @@ class StudentKernel(Kernel):
 
 def one_plus_s(t: Tensor) -> Tensor:
     """1 + s at -|t|, 1 - |t|/√(4 + t²), without cancellation."""
-    x = t.abs()
+    x = torch.where(t < 0, -t, t)  # whose derivative at 0 is that from above, while that of ``abs`` is 0
     root = torch.hypot(x, torch.full_like(x, 2.0))
     return 4 / root / (root + x)
 

@@ -21,7 +21,6 @@ from evae.distributions import (
     MultivariateStudentT,
     PowerSpherical,
     SphericalEpanechnikov,
-    StudentKernel,
     VonMisesFisher,
 )
 from evae.distributions.bounded import POWERS
@@ -57,7 +56,6 @@ PAPER_N = 100
 _BOUNDED = {name: kernel for name, kernel in KERNELS.items() if kernel.bounded}
 _KERNELS: dict[str, type[Kernel | SphericalEpanechnikov]] = {
     **KERNELS,
-    "student": StudentKernel,
     "spherical_epanechnikov": SphericalEpanechnikov,
 }
 
