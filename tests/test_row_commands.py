@@ -66,6 +66,30 @@ def test_evaluate_measures_rows(run, table, tmp_path):
     assert other["metrics"]["mse"] < 1
 
 
+def test_evaluate_measures_tails(run, tmp_path, capsys):
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(random.standard_t(3, (400, 5)), columns=list("abcde")).assign(b=random.integers(0, 2, 400))
+    frame.to_parquet(tmp_path / "many.parquet")
+    result = evaluate(run, tmp_path / "many.parquet", tails=0.4, samples=60)
+    numbers = {n["name"]: n["value"] for section in result["sections"].values() for n in section["numbers"]}
+    for prior in ("model prior", "fitted prior"):
+        assert {f"{prior}: mmd2", f"{prior}: mmd2_left_p", f"{prior}: right_tail_ks", f"{prior}: largest"} <= set(
+            numbers
+        )
+        ks = [numbers[f"{prior}, {name}: left_tail_ks"] for name in "acde"]
+        assert all(0 <= value <= 1 for value in ks)
+        assert numbers[f"{prior}: left_tail_ks"] == pytest.approx(np.mean(ks))
+        assert numbers[f"{prior}, b: left_tail_ks"] is None
+    shown = capsys.readouterr().err
+    assert "no distance of the tails of b: no hold-out row lies beyond a threshold" in shown
+    assert "no error of the quantiles 0.001, 0.999" in shown
+    details = result["sections"]["tails"]["details"]
+    assert details["bound_on_mean"] == "the support of the prior of this GaussianVAE is not bounded"
+    assert set(details["thresholds"]) == set("abcde")
+    again = evaluate(run, tmp_path / "many.parquet", samples=60, show=False)
+    assert again["sections"]["tails"] == result["sections"]["tails"]  # it stays
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npy"])
 def test_samples_are_a_table_in_units_of_the_data(run, tmp_path, suffix):
     out = tmp_path / f"s{suffix}"
@@ -111,6 +135,8 @@ def test_pages_and_figures(run, tmp_path):
     ("command", "sentence"),
     [
         ("evaluate RUN --features inception", "--features is for images"),
+        ("evaluate RUN --tails 0.01", "hold-out rows in each tail, and at least 10 are needed"),
+        ("evaluate RUN --tails 0.7", "tails is the fraction of rows in each tail, below 0.5, not 0.7"),
         ("evaluate RUN --data BLOBS", "has images, and the model takes rows of numbers"),
         ("sample RUN --out s.png", "whose results are tables"),
         ("reconstruct RUN a.png b.png --out o.csv", "name one file of them, not 2"),
@@ -139,6 +165,8 @@ def test_an_image_model_takes_no_rows(blobs, table, tmp_path, capsys):
     out = tmp_path / "run"
     options = "--model AE --model.latent_dim 2 --epochs 1 --batch-size 16 --image-size 16 --accelerator cpu"
     assert evae("train", "--data", blobs, "--out", out, *options.split()) == 0
+    assert evae("evaluate", out, "--tails", 0.1) == 2
+    assert "--tails is for rows of numbers" in capsys.readouterr().err
     assert evae("evaluate", out, "--data", table) == 2
     assert evae("encode", out, "--data", table, "--out", tmp_path / "z.parquet") == 2
     assert capsys.readouterr().err.count("has rows of numbers") == 2

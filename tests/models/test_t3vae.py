@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from evae import EVAE, T3VAE, VAE
+from evae import T3VAE, VAE
 from evae.distributions import MultivariateStudentT
 from evae.errors import ConfigError
 from evae.metrics.likelihood import importance_weighted_bound

@@ -223,7 +223,8 @@ def _numbers(title: str, scores: Sequence[TailScores]) -> list[Number]:
 
 
 def _mean(name: str, values: Sequence[float], reference: float) -> Number:
-    return Number(name, float(np.mean(values)), None, "reference", reference)
+    known = [value for value in values if not math.isnan(value)]
+    return Number(name, float(np.mean(known)) if known else math.nan, None, "reference", reference)
 
 
 def _tell_missing(scores: Sequence[TailScores], columns: Columns, prior: Prior) -> None:
