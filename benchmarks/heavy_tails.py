@@ -71,45 +71,54 @@ def survival(values: Rows) -> tuple[Rows, Rows]:
 
 
 def figure(results: Path, data: Path, out: Path) -> None:
-    """Survival functions of the hold-out rows, and of samples of each cell's model prior and fitted prior."""
+    """Survival functions of the hold-out rows and of samples of each cell: a panel for each kind of prior."""
     from matplotlib import pyplot
-
-    from evae import VAE, load_model
-    from evae.numerics import seeded
 
     with np.load(data) as arrays:
         real = survival(arrays["x_test"])
-    cells: dict[str, dict[str, VAE]] = {"model": {}, "fitted": {}}
-    for path in sorted(results.glob(f"cells/{data.stem}-*/cell.json")):
-        train = json.loads(path.read_text())["train"]
-        if train["seed"] == 0 and (path.parent / "run" / "evaluation.json").exists():
-            model = load_model(path.parent / "run")
-            name = title(train["model"])
-            cells["model"].setdefault(name, model)
-            if (fitted := model.read_prior()) is not None:
-                cells["fitted"][f"{name}: {fitted.kind}"] = model
-    axes = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True, sharex=True, layout="constrained")[1]
-    for axis, (prior, models) in zip(axes, cells.items(), strict=True):
-        for (name, model), style in zip(sorted(models.items()), product(("-", "--", ":"), range(10)), strict=False):
-            with seeded(0):
-                drawn = model.sample(_DRAWN, prior).numpy()  # type: ignore[arg-type]
-            assert model.columns is not None
-            axis.plot(*survival(model.columns.restore(drawn)), style[0], color=f"C{style[1]}", label=name, lw=1.2)
-        axis.plot(*real, color="black", lw=2.2, label="hold-out rows", zorder=0)
-        axis.set(xscale="log", yscale="log", xlabel="t", xlim=(0.5, 3 * real[0][-1]), ylim=(5e-6, 1.5))
-        axis.set_title(f"samples of the {prior} prior")
-        axis.legend(fontsize=7, loc="lower left", frameon=False)
+    panels = samples(results, data.stem)
+    names = sorted({name for drawn in panels.values() for name in drawn})
+    size = {"figsize": (4.6 * len(panels), 4.8), "sharex": True, "sharey": True, "layout": "constrained"}
+    whole, axes = pyplot.subplots(1, len(panels), squeeze=False, **size)
+    for axis, (prior, drawn) in zip(axes[0], panels.items(), strict=True):
+        axis.plot(*real, color="black", lw=3, alpha=0.6, label="hold-out rows")
+        for name, rows in sorted(drawn.items()):
+            place = names.index(name)
+            axis.plot(*survival(rows), color=f"C{place % 10}", ls=("-", "--")[place % 2], label=name, lw=1.5)
+        axis.set(xscale="log", yscale="log", xlabel="t", xlim=(0.2, 3 * real[0][-1]), ylim=(5e-6, 1.5), title=prior)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("P(|x| ≥ t)")
-    pyplot.gcf().savefig(out, dpi=110)
+    axes[0][0].set_ylabel("P(|x| ≥ t)")
+    handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    whole.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    whole.savefig(out, dpi=110)
     print(out)
 
 
+def samples(results: Path, data: str) -> dict[str, dict[str, Rows]]:
+    """Of each prior, and of each model by name: samples of the finished cells of seed 0."""
+    from evae import load_model
+    from evae.numerics import seeded
+
+    drawn: dict[str, dict[str, Rows]] = {"samples of the model's prior": {}}
+    for path in sorted(results.glob(f"cells/{data}-*/cell.json")):
+        train = json.loads(path.read_text())["train"]
+        if train["seed"] or not (path.parent / "run" / "evaluation.json").exists():
+            continue
+        model, name = load_model(path.parent / "run"), title(train["model"])
+        assert model.columns is not None
+        for prior in ("model", "fitted") if model.read_prior() else ("model",):
+            kind = f"samples of a fitted prior: {model.read_prior().kind}" if prior == "fitted" else next(iter(drawn))
+            if name not in drawn.setdefault(kind, {}):
+                with seeded(0):
+                    drawn[kind][name] = model.columns.restore(model.sample(_DRAWN, prior).numpy())
+    return drawn
+
+
 def title(model: dict[str, dict[str, object]]) -> str:
-    """The class of a model with its kernel and prior."""
+    """The class of a model with its prior and its kernel."""
     arguments = model["init_args"]
-    kernel = [str(arguments[name]) for name in ("prior", "kernel") if name in arguments]
-    return ", ".join([str(model["class_path"]).rpartition(".")[2], *kernel])
+    own = [f"{arguments[name]} {name}" for name in ("prior", "kernel") if name in arguments]
+    return ", ".join([str(model["class_path"]).rpartition(".")[2], *own])
 
 
 def main() -> None:

@@ -236,9 +236,8 @@ def _tell_missing(scores: Sequence[TailScores], columns: Columns, prior: Prior) 
             f"no error of the quantiles {', '.join(missing)}: fewer than {LEAST} rows or samples lie beyond, or it is 0"
         )
     if empty := [name for name, s in zip(columns.names, scores, strict=True) if math.isnan(sum(s.ks.values()))]:
-        warn(
-            f"no distance of tails of {listed(empty)}: no hold-out row lies beyond a quantile, as many are equal to it"
-        )
+        reason = "no hold-out row lies beyond a threshold, as many are equal to it"
+        warn(f"no distance of the tails of {listed(empty)}: {reason}")
 
 
 def _depends_on(options: Options) -> dict[str, Any] | None:
