@@ -19,10 +19,10 @@ from torch import Tensor
 from evae.columns import Columns, listed
 from evae.console import warn
 from evae.errors import DataError
-from evae.metrics.bounds import mean_bound
+from evae.metrics.bounds import MeanBound, mean_bound
 from evae.metrics.rows import all_rows
 from evae.metrics.sections import Context, Measured, Measurement, Options
-from evae.metrics.two_sample import mmd_test
+from evae.metrics.two_sample import MmdTest, mmd_test
 from evae.models import VAE
 from evae.models.vae import Prior
 from evae.runs.evaluation import Number
@@ -145,33 +145,39 @@ def _measure(context: Context, options: Options, prior: Prior) -> Measured:
     """
     assert options.tails is not None
     assert context.store.columns is not None
-    columns, model = context.store.columns, context.model
+    columns, title = context.store.columns, f"{prior} prior"
     data = all_rows(context, "holdout")
-    samples, means = _drawn(model, options.samples, prior)
-    real, drawn, expected = (columns.restore(rows.numpy()) for rows in (data, samples, means))
+    samples, means = _drawn(context.model, options.samples, prior)
+    real, drawn = columns.restore(data.numpy()), columns.restore(samples.numpy())
     scores = [tail_scores(real[:, i], drawn[:, i], options.tails) for i in range(len(columns))]
-    numbers = _tests(f"{prior} prior", data, samples, scores, columns, context.seed)
+    tests = {"": mmd_test(samples, data, context.seed)}
+    for side, sign in _SIGNS.items():
+        ends = sign * np.array([score.thresholds[side] for score in scores])
+        of_data, of_samples = (torch.from_numpy((sign * rows > ends).any(1)) for rows in (real, drawn))
+        tests[f"_{side}"] = mmd_test(samples[of_samples], data[of_data], context.seed)
+    numbers = [number for end, test in tests.items() for number in _of_test(f"{title}: mmd2{end}", test)]
     if len(columns) > 1:
-        numbers += _numbers(f"{prior} prior", scores)
-    for i, name in enumerate(columns.names):
-        title = f"{prior} prior, {name}" if len(columns) > 1 else f"{prior} prior"
-        numbers += _numbers(title, scores[i : i + 1])
-    bound = mean_bound(model, columns) if prior == "model" else "a fitted prior's support is not bounded"
+        numbers += _of_columns(title, scores)
+    for name, score in zip(columns.names, scores, strict=True):
+        numbers += _of_columns(f"{title}, {name}" if len(columns) > 1 else title, [score])
+    largest = np.abs(columns.restore(means.numpy())).max(0)
+    numbers.append(Number(f"{title}: largest_mean", float(largest.max())))
+    bound: MeanBound | str = "a fitted prior may have an unbounded support"
+    missing = _missing(scores, columns)
     if prior == "model":
+        bound = mean_bound(context.model, columns)
         numbers.append(Number("hold-out rows: largest", max(score.largest_of_data for score in scores)))
-    largest = np.abs(expected).max(0)
-    numbers += [Number(f"{prior} prior: largest_mean", float(largest.max()))]
-    if not isinstance(bound, str):
-        numbers += [Number(f"{prior} prior: bound_on_mean", max(bound.largest))]
-    details: dict[str, Any] = {
+        numbers += [] if isinstance(bound, str) else [Number(f"{title}: bound_on_mean", max(bound.largest))]
+        if missing:  # of both priors, as they have as many samples
+            warn("; ".join(missing))
+    details = {
+        "intervals": {f"mmd2{end}": [test.low, test.high] for end, test in tests.items()},
         "thresholds": {name: score.thresholds for name, score in zip(columns.names, scores, strict=True)},
+        "not_measured": missing,
         "largest_mean": dict(zip(columns.names, largest.tolist(), strict=True)),
         "bound_on_mean": bound if isinstance(bound, str) else dict(zip(columns.names, bound.largest, strict=True)),
     }
-    _tell_missing(scores, columns, prior)
-    return Measured(
-        numbers, {f"{prior} prior: count": options.samples, "fraction in each tail": options.tails}, details
-    )
+    return Measured(numbers, {f"{title}: count": options.samples, "fraction in each tail": options.tails}, details)
 
 
 @torch.no_grad()
@@ -187,27 +193,11 @@ def _drawn(model: VAE, count: int, prior: Prior) -> tuple[Tensor, Tensor]:
     return torch.cat(draws), torch.cat(means)
 
 
-def _tests(
-    title: str, data: Tensor, samples: Tensor, scores: Sequence[TailScores], columns: Columns, seed: int
-) -> list[Number]:
-    """MMD² and p-value of all rows, and of those in each tail."""
-    numbers = []
-    chosen = {"": (torch.ones(len(data), dtype=torch.bool), torch.ones(len(samples), dtype=torch.bool))}
-    real, drawn = (columns.restore(rows.numpy()) for rows in (data, samples))
-    for side, sign in _SIGNS.items():
-        ends = sign * np.array([score.thresholds[side] for score in scores])
-        left, right = (torch.from_numpy((sign * rows > ends).any(1)) for rows in (real, drawn))
-        chosen[f"_{side}"] = left, right
-    for end, (of_data, of_samples) in chosen.items():
-        test = mmd_test(samples[of_samples], data[of_data], seed)
-        numbers += [
-            Number(f"{title}: mmd2{end}", test.value, test.error, "lower"),
-            Number(f"{title}: mmd2{end}_p", test.p_value),
-        ]
-    return numbers
+def _of_test(name: str, test: MmdTest) -> list[Number]:
+    return [Number(name, test.value, test.error, "lower"), Number(f"{name}_p", test.p_value)]
 
 
-def _numbers(title: str, scores: Sequence[TailScores]) -> list[Number]:
+def _of_columns(title: str, scores: Sequence[TailScores]) -> list[Number]:
     """The means of the scores of some columns; the largest value is the largest of all."""
     numbers = []
     for side in _SIGNS:
@@ -227,17 +217,15 @@ def _mean(name: str, values: Sequence[float], reference: float) -> Number:
     return Number(name, float(np.mean(known)) if known else math.nan, None, "reference", reference)
 
 
-def _tell_missing(scores: Sequence[TailScores], columns: Columns, prior: Prior) -> None:
-    """Say once which scores there are not, and why."""
-    if prior != "model":
-        return
-    if missing := [f"{level:g}" for level, error in scores[0].quantiles.items() if error is None]:
-        warn(
-            f"no error of the quantiles {', '.join(missing)}: fewer than {LEAST} rows or samples lie beyond, or it is 0"
-        )
+def _missing(scores: Sequence[TailScores], columns: Columns) -> list[str]:
+    """Which scores there are not, and why."""
+    told = []
+    if missing := [f"{level:g}" for level in scores[0].quantiles if all(s.quantiles[level] is None for s in scores)]:
+        told.append(f"no error of the quantiles {', '.join(missing)}: fewer than {LEAST} rows or samples lie beyond")
     if empty := [name for name, s in zip(columns.names, scores, strict=True) if math.isnan(sum(s.ks.values()))]:
         reason = "no hold-out row lies beyond a threshold, as many are equal to it"
-        warn(f"no distance of the tails of {listed(empty)}: {reason}")
+        told.append(f"no distance of the tails of {listed(empty)}: {reason}")
+    return told
 
 
 def _depends_on(options: Options) -> dict[str, Any] | None:
