@@ -98,7 +98,8 @@ def _draw_densities(path: Path) -> None:
         scale = torch.as_tensor(matched_scale(cls, Epanechnikov.standard_variance), dtype=torch.float64)
         log_density = cls(torch.zeros_like(scale), scale, validate_args=False).log_prob(t)
         for axis, values in ((linear, log_density.exp()), (logarithmic, log_density)):
-            axis.plot(t, values, label=name, linestyle=("-", "--")[i % 2], linewidth=1.4)
+            style = ":" if i >= 10 else ("-", "--")[i % 2]  # the eleventh has the colour of the first
+            axis.plot(t, values, label=name, linestyle=style, linewidth=1.4)
     linear.set(title="densities at variance 1/5", xlabel="t", ylabel="k(t)")
     logarithmic.set(title="their logarithms", xlabel="t", ylabel="ln k(t)", ylim=(-8, 0.5))
     for axis in (linear, logarithmic):
