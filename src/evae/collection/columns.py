@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from evae.errors import DataError, first_line
+from evae.data.factors import read_table
+from evae.errors import DataError
 
 _MAX_CLASSES = 1000  # of a column of texts; with more they are no classes
 
@@ -52,7 +51,7 @@ def of_file(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: it cannot be read, or has none of the images.
     """
-    table = _read(path)
+    table = read_table(path, "--columns")
     key = next((name for name in ("file", "index") if name in table.column_names), None)
     if key is None:
         raise DataError(f"--columns {path} has no column file or index, which would tell the images' rows")
@@ -64,13 +63,6 @@ def of_file(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         )
     found = (_column(name, table[name], rows) for name in table.column_names if name != key)
     return [column for column in found if column is not None]
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path) if path.suffix.lower() == ".parquet" else pyarrow.csv.read_csv(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"--columns {path} cannot be read as CSV or Parquet ({first_line(error)})") from error
 
 
 def _column(name: str, values: pa.ChunkedArray, rows: Sequence[int | None]) -> dict[str, Any] | None:

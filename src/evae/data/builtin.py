@@ -1,4 +1,4 @@
-"""Images with a name of their own: the embedded MNIST digits, and the paper's datasets on the hub."""
+"""Images with a name of their own: the embedded MNIST digits, generated shapes, and the paper's datasets on the hub."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -7,6 +7,7 @@ import numpy as np
 
 from evae.data.hub import HubDataset, hub_source
 from evae.data.rows import Findings, Row, Source
+from evae.data.shapes import shapes
 
 ON_HUB = {  # as the paper uses them
     "mnist": HubDataset("ylecun/mnist", "test"),
@@ -14,13 +15,15 @@ ON_HUB = {  # as the paper uses them
     "cifar10": HubDataset("uoft-cs/cifar10", "test"),
     "celeba": HubDataset("flwrlabs/celeba", "valid", crop=140),
 }
-BUILT_IN = ("mnist5k", *ON_HUB)
+BUILT_IN = ("mnist5k", "shapes", *ON_HUB)
 
 
 def builtin(data: str) -> Source | None:
     """The images of a built-in name."""
     if data == "mnist5k":
         return _mnist5k()
+    if data == "shapes":
+        return shapes()
     return hub_source(data, ON_HUB[data]) if data in ON_HUB else None
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from evae.data.account import LeftOut
 from evae.data.decode import BadImageError, UnreadableError, shorter_side
+from evae.data.factors import Factors
 from evae.data.images import Images, Split
 from evae.data.labels import Label
 from evae.data.levels import Scaling
@@ -103,6 +104,7 @@ class Source:
     column: str = ""  # of images, where they are in a table
     with_column: Callable[[str], "Source"] | None = None  # the same with another column of images
     numbers: "Callable[[], Numbers] | None" = None  # where it has rows of numbers, and no images: reads them
+    factors: Factors | None = None  # of the images, where they are generated
 
     @property
     def noun(self) -> str:

@@ -18,6 +18,7 @@ from evae.console import console, warn
 from evae.data.account import Account, warned
 from evae.data.build import build_images, build_once, check_bad_images, left_out, usable
 from evae.data.cache import cache_folder
+from evae.data.factors import Factors
 from evae.data.images import Images, ImageSet, Split, Subset
 from evae.data.levels import Scaling
 from evae.data.memory import Data, named
@@ -70,6 +71,7 @@ class Store:
         account: what was found and every choice that was made; ``print(store.account)`` shows it.
         validation: training images held back by ``split_validation``.
         columns: of rows: their names, and what they are standardised by; None for images.
+        factors: of generated images: what each of them shows, by its name.
     """
 
     source: str
@@ -84,6 +86,7 @@ class Store:
     account: Account
     validation: Images | None = None
     columns: Columns | None = None
+    factors: Factors | None = None
 
     @property
     def noun(self) -> str:
@@ -185,6 +188,7 @@ def open_store(
         transform=record.transform,
         scaling=scaling,
         account=record.account,
+        factors=source.factors,
     )
 
 

@@ -16,9 +16,11 @@ from rich.text import Text
 from evae import checks
 from evae.console import Console
 from evae.data import ImageOptions, Store
+from evae.data.factors import read_factors
 from evae.data.memory import Data, named
 from evae.errors import ConfigError, DataError, RunError
 from evae.files import digest, remove_leftovers
+from evae.metrics.factors import FACTORS
 from evae.metrics.features import load_extractor
 from evae.metrics.fid import DISTANCES, FITTED_DISTANCES
 from evae.metrics.latents import LATENTS
@@ -41,7 +43,7 @@ from evae.settings import flat
 
 MEASUREMENTS = (
     *(RECONSTRUCTIONS, LATENTS, LIKELIHOOD, FITTED_LIKELIHOOD, DISTANCES, FITTED_DISTANCES),
-    *(ROW_DISTANCES, FITTED_ROW_DISTANCES, TAILS, FITTED_TAILS, PROBES),
+    *(ROW_DISTANCES, FITTED_ROW_DISTANCES, TAILS, FITTED_TAILS, PROBES, FACTORS),
 )
 
 
@@ -59,6 +61,7 @@ def evaluate(
     samples: int | None = None,
     tails: float | None = None,
     probes: bool = False,
+    factors: Path | None = None,
     device: str = "auto",
     show: bool = True,
 ) -> dict[str, Any]:
@@ -83,6 +86,9 @@ def evaluate(
         tails: of rows of numbers, also compare the tails of samples of both priors with those of the hold-out rows:
             this fraction of them on each side of a column, e.g. 0.01.
         probes: linear and k-NN probes of the latent codes (labelled data only).
+        factors: CSV or Parquet file with a column for each known factor, and a column file or index that names the
+            images: mutual information gap, disentanglement, completeness and informativeness of the codes; default:
+            the factors of the data, where they are generated (shapes).
         device: device to compute on, e.g. cpu or cuda; auto: CUDA or MPS where there is one.
         show: print the table.
 
@@ -95,6 +101,7 @@ def evaluate(
         DataError: the images or the features cannot be used.
         ConfigError: a setting cannot work.
     """
+    table = None if factors is None else read_factors(Path(factors))
     for option, value in {"repeats": repeats, "samples": samples, "likelihood": likelihood}.items():
         if value is not None:
             checks.whole_number(option, value)
@@ -113,7 +120,8 @@ def evaluate(
     count = samples or len(store.holdout)
     if tails is not None:
         check_enough(tails, len(store.holdout), count)
-    options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row, tails)
+    known = table or store.factors
+    options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row, tails, known)
     name = RESULTS if data is None else _file_name(run, store)
     remove_leftovers(run.path)
     sections, values = _measure(Context(model, store, seed), options, _earlier(run, name))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from evae.data import Store
+from evae.data.factors import Factors
 from evae.metrics.features import Extractor
 from evae.models import VAE
 from evae.models.vae import Latents, Prior
@@ -22,6 +23,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Options:
     """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no tails. ``fitted`` identifies
+    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no factors. ``fitted`` identifies
     the fitted prior, "" where there is none; ``is_row`` says that the model is of rows of numbers.
     """
 
@@ -34,6 +36,7 @@ class Options:
     fitted: str = ""
     is_row: bool = False
     tails: float | None = None
+    factors: Factors | None = None
 
 
 class Context:

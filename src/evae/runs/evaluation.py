@@ -163,6 +163,8 @@ class _Details:
     """What is used of a section's details."""
 
     rate_per_dimension: list[Finite | None] | None = None
+    factors: list[str] | None = None
+    information: list[list[Finite]] | None = None
 
 
 @dataclass(frozen=True)
