@@ -1,5 +1,6 @@
 """Codes and errors of hold-out images, and images decoded from interpolations and traversals of the latent space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,15 +97,24 @@ def great_circle(start: Tensor, end: Tensor, t: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def traversals(model: VAE, found: Survey, count: int, steps: int) -> list[Traversal]:
-    """The latents whose codes vary most, each between the 5 % and 95 % quantiles of its codes.
+def traversals(
+    model: VAE, found: Survey, count: int, steps: int, information: Sequence[float] | None = None
+) -> list[Traversal]:
+    """Some latents in turn, each between the 5 % and 95 % quantiles of its codes.
 
-    The others are as in the code of the mean image; on a sphere, they are scaled to keep the norm 1.
+    They are those with the most ``information`` (d,), and the others are as in the code that is nearest to the mean of
+    all; without it those whose codes vary most, and the others are as in the code of the mean image. On a sphere, they
+    are scaled to keep the norm 1.
     """
     activity = found.codes.double().var(0, correction=0)
-    latents = activity.argsort(descending=True, stable=True)[:count]
+    order = activity if information is None else torch.tensor(information, dtype=torch.float64)
+    latents = order.argsort(descending=True, stable=True)[:count]
     limits = found.codes[:, latents].double().quantile(torch.tensor(_RANGE, dtype=torch.float64), dim=0)
-    codes = model.encode(found.mean_image[None].to(model.device)).cpu().repeat(len(latents), steps, 1)
+    if information is None:
+        base = model.encode(found.mean_image[None].to(model.device)).cpu()
+    else:
+        base = found.codes[(found.codes - found.codes.mean(0)).square().sum(1).argmin()]
+    codes = base.repeat(len(latents), steps, 1)
     for code, latent, low, high in zip(codes, latents.tolist(), *limits.tolist(), strict=True):
         values = torch.linspace(low, high, steps)
         if found.on_sphere:

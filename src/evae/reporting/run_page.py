@@ -24,7 +24,7 @@ from evae.outputs import check_output, data_of, page_mark
 from evae.reporting import charts, pages, row_charts
 from evae.reporting.exploration import Survey, by_error, interpolations, originals, survey, traversals
 from evae.runs import RunFolder
-from evae.runs.evaluation import current_evaluation, read_evaluation
+from evae.runs.evaluation import Evaluation, current_evaluation, read_evaluation
 from evae.runs.images import own_images
 
 _SHOWN = 8  # images of a kind; pairs of them; latents
@@ -78,6 +78,7 @@ def report(
     rates = [rate for s in sections for rate in s.details.get("rate_per_dimension") or () if rate is not None]
     store = own_images(run) if run.is_run else None  # a model alone, as it is shared
     found = survey(model, store.holdout) if store else None
+    shares = _shares(evaluation, found)
     page = pages.render(
         "run.html",
         generator=page_mark("report"),
@@ -94,7 +95,8 @@ def report(
         others=others,
         panels=charts.training_panels(run, model),
         fitted=model.read_prior(),
-        **_NOTHING | (_of_rows if model.is_row else _of_images)(model, store, found, seed),
+        **_NOTHING | (_of_rows if model.is_row else _of_images)(model, store, found, seed, shares),
+        shares=shares,
         rates=sorted(rates, reverse=True),
         legend=legend,
     )
@@ -106,17 +108,32 @@ def report(
 _NOTHING = {"reconstructions": (), "samples": (), "interpolations": (), "traversals": (), "charts_of_rows": None}
 
 
-def _of_images(model: VAE, store: Store | None, found: Survey | None, seed: int) -> dict[str, Any]:
+def _shares(evaluation: Evaluation | None, found: Survey | None) -> list[dict[str, float]] | None:
+    """Of each latent, what it tells of each factor by name, the most first: I(z; v)/H(v); None: it was not measured."""
+    if evaluation is None or found is None or "factors" not in evaluation.sections:
+        return None
+    details = evaluation.sections["factors"].details
+    names, rows = details.get("factors", ()), details.get("information", ())
+    if len(rows) != found.codes.shape[1] or {len(row) for row in rows} != {len(names)}:
+        return None
+    latents = (dict(zip(names, row, strict=True)) for row in rows)
+    return [dict(sorted(latent.items(), key=lambda item: -item[1])) for latent in latents]
+
+
+def _of_images(
+    model: VAE, store: Store | None, found: Survey | None, seed: int, shares: list[dict[str, float]] | None
+) -> dict[str, Any]:
     """The pictures of a model of images."""
+    most = [max(latent.values(), default=0.0) for latent in shares] if shares else None
     return {
         "reconstructions": _reconstructions(model, store.holdout, found) if store and found else (),
         "samples": [_samples(model, store, prior, seed) for prior in priors(model)],
         "interpolations": _interpolations(model, store.holdout, found, seed) if store and found else (),
-        "traversals": traversals(model, found, _SHOWN, _STEPS) if found else (),
+        "traversals": traversals(model, found, _SHOWN, _STEPS, most) if found else (),
     }
 
 
-def _of_rows(model: VAE, store: Store | None, found: Survey | None, seed: int) -> dict[str, Any]:
+def _of_rows(model: VAE, store: Store | None, _found: object, seed: int, _shares: object) -> dict[str, Any]:
     """The charts of a model of rows, in the units of the data: reconstructions, and samples of each prior."""
     if store is None or store.columns is None:
         return {}
