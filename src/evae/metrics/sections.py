@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no tails. ``fitted`` identifies
-    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no factors. ``fitted`` identifies
-    the fitted prior, "" where there is none; ``is_row`` says that the model is of rows of numbers.
+    """What was asked for, as in ``evaluate``; None: no bound on ln p(x), no distances, no tails, no factors.
+
+    ``fitted`` identifies the fitted prior, "" where there is none; ``is_row`` says that the model is of rows.
     """
 
     latents: Latents = "sample"
