@@ -1,11 +1,12 @@
 """Grids of images; knows neither models nor runs."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -23,6 +24,7 @@ _LONGEST = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), 65_500) | {".webp":
 _WIDTH = 800  # least pixels of a figure's width, unless an image would have more than _MAX_SIDE
 _MAX_SIDE = 256
 _LETTER = 18  # pixels, height of the letters in figures of rows
+_CHECKS, _CHECK = 8, 224  # chequered squares along a side, and their grey
 _SOFTWARE = 0x0131  # tag of EXIF and TIFF, which most formats can hold
 
 
@@ -38,8 +40,44 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Pixels (H, W, C), C = 1 or 3, as a Pillow image."""
+    """Pixels (H, W, C), C = 1, 3 or 4, as a Pillow image."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """8-bit images (N, C, H, W) as figures show them, (N, 1 or 3, H, W).
+
+    Those of 4 channels, with alpha, on a chequered ground; of 2 or more than 4 channels the first three as red, green
+    and blue.
+    """
+    channels, height, width = pixels.shape[1:]
+    if channels in (1, 3):
+        return pixels
+    if channels != 4:
+        colours = np.zeros((len(pixels), 3, height, width), np.uint8)
+        colours[:, : min(3, channels)] = pixels[:, :3]
+        return colours
+    y, x = (np.arange(side) * _CHECKS // side % 2 for side in (height, width))
+    ground = np.where(y[:, None] == x, 255, _CHECK)
+    alpha = pixels[:, 3:].astype(np.uint16)
+    return ((pixels[:, :3] * alpha + ground * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def kind(channels: int) -> str:
+    """What images of so many channels are called."""
+    return {1: "grey", 3: "colour", 4: "colour with alpha"}.get(channels, f"{channels} channels")
+
+
+def suffix(channels: int) -> str:
+    """Of the files of single images: PNG, or a TIFF file with a page for each channel."""
+    return ".png" if channels in (1, 3, 4) else ".tif"
+
+
+def pages(pixels: NDArray[np.uint8]) -> list[Image.Image]:
+    """Pixels (H, W, C) as an image, or each channel as a grey one where C is 2 or more than 4."""
+    if pixels.shape[-1] in (1, 3, 4):
+        return [to_image(pixels)]
+    return [Image.fromarray(np.ascontiguousarray(pixels[..., i])) for i in range(pixels.shape[-1])]
 
 
 def png(image: Image.Image, optimize: bool = False) -> bytes:
@@ -63,13 +101,14 @@ def check_grid(path: Path, count: int, image_shape: tuple[int, ...], columns: in
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
-    """Images (N, C, H, W) in [0, 1] on a white grid."""
-    count, channels, height, width = images.shape
+    """Images (N, C, H, W) in [0, 1], as they are ``shown``, on a white grid."""
+    pixels = torch.from_numpy(shown(to_bytes(images).cpu().numpy()))
+    count, channels, height, width = pixels.shape
     columns = min(columns, count)
-    tiles = images.new_ones(-(-count // columns) * columns, channels, height + _GAP, width + _GAP)
-    tiles[:count, :, _GAP:, _GAP:] = images
+    tiles = pixels.new_full((-(-count // columns) * columns, channels, height + _GAP, width + _GAP), 255)
+    tiles[:count, :, _GAP:, _GAP:] = pixels
     grid = tiles.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return to_image(to_uint8(functional.pad(grid, (0, _GAP, 0, _GAP), value=1)[None])[0])
+    return to_image(functional.pad(grid, (0, _GAP, 0, _GAP), value=255).permute(1, 2, 0).numpy())
 
 
 def enlarged(grid: Image.Image, side: int, widest: int = 0) -> Image.Image:
@@ -85,15 +124,18 @@ def magnified(image: Image.Image, times: int) -> Image.Image:
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def save_image(image: Image.Image, path: str | Path, mark: str = "") -> None:
+def save_image(image: Image.Image, path: str | Path, mark: str = "", more: Sequence[Image.Image] = ()) -> None:
     """Write an image in the format of its suffix; ``mark`` says in its metadata, where it can have any, what wrote it.
+
+    ``more`` are the other pages of a TIFF file.
 
     Raises:
         RunError: it cannot be written.
     """
     path = Path(path)
     with replacing(path) as temporary:
-        image.save(temporary, Image.registered_extensions()[path.suffix.lower()], **_metadata(mark))
+        several = {"save_all": True, "append_images": more} if more else {}
+        image.save(temporary, Image.registered_extensions()[path.suffix.lower()], **_metadata(mark), **several)
 
 
 def save_png(content: bytes, path: str | Path, mark: str = "") -> None:

@@ -92,8 +92,9 @@ def sample(
         prior: fitted, that of evae fit-prior, which is fitted first where there is none; or model, the one the model
             was trained with.
         out: an image file (.png) for a grid, in which small images are enlarged, an .npy for an array (count, H, W, C),
-            or a folder for one .png each; default: a grid in the run folder, figures/samples.png. For rows of numbers a
-            .parquet, .csv or .npy file, in the units of the data; default: samples.parquet in the run folder.
+            or a folder for one .png each, of 2 or more than 4 channels one .tif with a page for each; default: a grid
+            in the run folder, figures/samples.png. For rows of numbers a .parquet, .csv or .npy file, in the units of
+            the data; default: samples.parquet in the run folder.
         seed: seed of the draws.
         device: cpu, cuda or mps; auto: a GPU where there is one.
         overwrite: replace files that out names also where they are not samples by evae, or say nothing of it (.npy).
@@ -147,7 +148,7 @@ def _checked_output_of_samples(run: RunFolder, out: Path | None, count: int, ove
     if _is_file(path):
         check_output(path, "samples", overwrite, default, data)
     else:
-        there = path.glob("*.png") if path.is_dir() else iter(())
+        there = chain(path.glob("*.png"), path.glob("*.tif")) if path.is_dir() else iter(())
         numbered = (file.name for file in there if re.fullmatch("[0-9]{6,}", file.stem) and int(file.stem) < count)
         check_output_folder(path, sorted(numbered), "samples", overwrite, data)
     return path
@@ -218,10 +219,11 @@ def reconstruct(
         return row_tables.reconstruct_rows(run, model, _files(images), Path(out), latents, seed, overwrite)
     files, out = _image_files(images), Path(out)
     names = _distinct([file.stem for file in files])
-    written = {(out / f"{name}.png").resolve() for name in [*names, "comparison"]}
+    own = figures.suffix(model.image_shape[0])
+    targets = [*(f"{name}{own}" for name in names), "comparison.png"]
+    written = {(out / target).resolve() for target in targets}
     if overwritten := [file for file in files if file.resolve() in written]:
         raise RunError(f"{overwritten[0]} would be overwritten by its reconstruction; choose another --out than {out}")
-    targets = [f"{name}.png" for name in [*names, "comparison"]]
     check_output_folder(out, targets, "reconstruction", overwrite, data_of(run))
     rule = preprocessing(run, model)
     compared: list[tuple[Tensor, Tensor]] = []
@@ -280,7 +282,8 @@ def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def _save_each(images: Tensor, names: list[str], folder: Path, kind: Kind) -> None:
     for name, pixels in zip(names, figures.to_uint8(images), strict=True):
-        figures.save_image(figures.to_image(pixels), folder / f"{name}.png", mark(kind))
+        first, *more = figures.pages(pixels)
+        figures.save_image(first, folder / f"{name}{figures.suffix(pixels.shape[-1])}", mark(kind), more)
 
 
 def _distinct(names: list[str]) -> list[str]:

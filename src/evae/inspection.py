@@ -56,7 +56,7 @@ def inspect(
     sheet = figures.image_grid(to_float(store.train.read(rows)), _COLUMNS)
     figures.save_image(figures.enlarged(sheet, store.image_shape[-1]), out, mark("contact sheet"))
     channels, height, width = store.image_shape
-    kind = f"{'grey' if channels == 1 else 'colour'}, {width}x{height} pixels"
+    kind = f"{figures.kind(channels)}, {width}x{height} pixels"
     console.print(f"{len(rows)} of {count:,} training images, {kind}, in {out}", soft_wrap=True)
     return store
 

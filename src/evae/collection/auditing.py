@@ -101,7 +101,7 @@ def audit(
     folder = None if run is None else RunFolder(Path(run))
     check_output_folder(out, [PAGE, TABLE], "audit", overwrite, data_of(folder, data))
     device_used = resolve_device(device)
-    model, rule = None, Preprocessing((3, image_size or _IMAGE_SIZE, image_size or _IMAGE_SIZE))
+    model, rule = None, Preprocessing((0, image_size or _IMAGE_SIZE, image_size or _IMAGE_SIZE))
     if folder is not None:
         if image_size is not None:
             raise ConfigError("--image-size is that of the run; leave out either it or --run")
@@ -279,5 +279,5 @@ def _page(
 
 def _picture(pixels: NDArray[np.uint8]) -> charts.Picture:
     """An image (C, S, S) as a PNG file, small ones enlarged by a whole factor."""
-    image = figures.to_image(pixels.transpose(1, 2, 0))
+    image = figures.to_image(figures.shown(pixels[None])[0].transpose(1, 2, 0))
     return charts.picture(figures.magnified(image, max(1, _SIDE // pixels.shape[-1])))

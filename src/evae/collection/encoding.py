@@ -132,7 +132,8 @@ def _table(
     columns = _identity(part) | {"split": pa.array(part.splits, pa.string())} | _numbers(found, reference)
     columns |= _codes(found.codes, layout)
     if thumbnails:
-        pictures = [figures.png(figures.to_image(pixels.transpose(1, 2, 0))) for pixels in part.pixels]
+        seen = part.pixels if part.pixels.shape[1] == 4 else figures.shown(part.pixels)
+        pictures = [figures.png(figures.to_image(pixels.transpose(1, 2, 0))) for pixels in seen]
         names = map(utf8, part.names)
         files = [{"bytes": content, "path": name} for content, name in zip(pictures, names, strict=True)]
         columns["image"] = pa.array(files, _IMAGE)

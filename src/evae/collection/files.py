@@ -1,7 +1,7 @@
 """All files of a collection, readable or not, as one array of small images."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ from evae.console import warn
 from evae.data.account import LeftOut
 from evae.data.decode import Decoder
 from evae.data.folders import every_file
+from evae.data.levels import Scaling
 from evae.data.rows import Source, existing, read_content
 from evae.data.tables import parquet
+from evae.data.workers import Decoded
 from evae.errors import ConfigError, DataError
 from evae.runs.preprocessing import Found, Preprocessing, source_of
 
@@ -28,6 +30,7 @@ class Files:
         digests: of the content of the readable ones, else None.
         readable: (M,), by index.
         pixels: (M, C, S, S), 8 bit.
+        rule: by which they were read.
         left_out: what was not read at all.
     """
 
@@ -38,11 +41,13 @@ class Files:
     digests: list[bytes | None]
     readable: NDArray[np.int64]
     pixels: NDArray[np.uint8]
+    rule: Preprocessing
     left_out: tuple[LeftOut, ...]
 
     def pictures(self, wanted: Collection[str], side: int) -> dict[str, NDArray[np.uint8]]:
         """Some of the images by name, their centre squares at this size, (C, side, side)."""
-        decoder, found = Decoder(side), dict[str, NDArray[np.uint8]]()
+        decoder = Decoder(side, scaling=self.rule.scaling, channels=self.rule.reading)
+        found = dict[str, NDArray[np.uint8]]()
         for row in self.source.rows():
             if row.name in wanted and row.name not in found:
                 found[row.name] = decoder(read_content(row.payload))
@@ -63,11 +68,10 @@ def read_files(data: str, rule: Preprocessing, column: str | None) -> Files:
         raise DataError(f"--data {data} has rows of numbers; evae audit is for images")
     if source.stream is not None:
         raise ConfigError(f"--data {data}: an audit reads all images; leave out hf-stream:")
-    found, images = Found(), []
-    pixels = list[NDArray[np.uint8]]()
-    for part, its_pixels in rule.load_all(source, found):
-        images += part
-        pixels.append(its_pixels)
+    images, pixels, found = _decoded(source, rule)
+    if rule.scaling is None and (scaling := found.levels.scaling(data)) != Scaling():  # known only after all were seen
+        rule = replace(rule, scaling=scaling)
+        images, pixels, found = _decoded(source, rule)
     if not images:
         raise DataError(f"--data {data} has no image that can be read ({'; '.join(found.bad[:5])})")
     rule.check_levels(source, found.levels)
@@ -82,7 +86,15 @@ def read_files(data: str, rule: Preprocessing, column: str | None) -> Files:
     bad = sorted(set(range(len(names))) - set(readable.tolist()))
     for place, entry in zip(bad, found.bad, strict=True):
         reasons[place] = entry.removeprefix(f"{ascii(names[place])[1:-1]} ")
-    return Files(source, names, splits, reasons, own, readable, np.concatenate(pixels), source.found.left_out)
+    return Files(source, names, splits, reasons, own, readable, np.concatenate(pixels), rule, source.found.left_out)
+
+
+def _decoded(source: Source, rule: Preprocessing) -> tuple[list[Decoded], list[NDArray[np.uint8]], Found]:
+    found, images, pixels = Found(), list[Decoded](), list[NDArray[np.uint8]]()
+    for part, its_pixels in rule.load_all(source, found):
+        images += part
+        pixels.append(its_pixels)
+    return images, pixels, found
 
 
 def _source(data: str, column: str | None) -> tuple[Source, dict[str, str]]:

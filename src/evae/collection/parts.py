@@ -17,7 +17,7 @@ from evae.errors import DataError
 from evae.models import VAE
 from evae.row_tables import Rows, read_rows
 from evae.runs import RunFolder
-from evae.runs.images import BATCH, images_for, preprocessing, transform_for
+from evae.runs.images import BATCH, channels_for, images_for, preprocessing, transform_for
 from evae.runs.preprocessing import Found, source_of
 
 
@@ -104,7 +104,8 @@ def _of_source(run: RunFolder, model: VAE, source: Source, options: ImageOptions
     if size != model.image_shape[1]:
         raise DataError(f"--image-size {size} is not the model's; leave it out, or use {model.image_shape[1]}")
     check_transform(size, crop)
-    rule = replace(preprocessing(run, model), crop=source.crop if crop is None else crop)
+    channels = channels_for(run, model, options)
+    rule = replace(preprocessing(run, model), crop=source.crop if crop is None else crop, channels=channels)
     found, seen, names = Found(), 0, dict(enumerate(source.class_names))
     for images, pixels in rule.load_all(source, found):
         check_bad_images(found.bad, options.on_bad_image == "skip")

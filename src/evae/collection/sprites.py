@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from evae.figures import shown
+
 _SHEET = 2048  # pixels a side of a sheet: what all browsers draw from
 _PIXELS = 2**26  # of all images: 256 MB once a browser has decoded them
 _SIDES = (64, 48, 32, 24, 16)
@@ -38,7 +40,7 @@ class Sprites:
 
     def add(self, images: NDArray[np.uint8]) -> None:
         """Add 8-bit images (n, C, S, S)."""
-        for image in images:
+        for image in shown(images):
             row, column = divmod(self._count, self.columns)
             top, left = row * self.side, column * self.side
             self._sheet[top : top + self.side, left : left + self.side] = self._fitted(image)

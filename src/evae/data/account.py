@@ -59,7 +59,7 @@ class Account:
         classes: number of images in each class, by name.
         unlabelled: number of images without a label.
         values: how values became 8 bits, and their range.
-        channels: 1 (grey) or 3 (colour) of the store; 0 for rows.
+        channels: of the store: 1 (grey), 3 (colour), 4 (with alpha) or others; 0 for rows.
         colour: number of images in colour.
         cropped: number of images of which more than a third was cropped away.
         duplicates: number of hold-out images that are training images, too, by content.

@@ -25,7 +25,6 @@ from evae.errors import DataError, first_line
 _LABELS = {"y", "label", "labels", "mask", "masks"}
 _MAX_LOADED = 2**31  # bytes of an array that is read whole
 _MAX_IMAGE = 2**28  # bytes of one image
-_ROUNDING = 0.5 / 255  # beyond [0, 1] that rounds to 0 or 255
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class _Member:
 
     @property
     def may_be_images(self) -> bool:
-        """(N, H, W) or (N, H, W, C) of numbers."""
+        """(N, H, W), (N, H, W, C) or (N, C, H, W) of numbers."""
         return len(self.shape) in (3, 4) and self.dtype.kind in "biuf"
 
     @property
@@ -82,7 +81,7 @@ def _numbers(
 def arrays(data: str) -> Source | None:
     """Arrays of a .npz or .npy file, with splits and labels where their names say so.
 
-    Images are (N, H, W) or (N, H, W, C); where there are none, arrays (N, F) are rows of numbers.
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W); where there are none, arrays (N, F) are rows of numbers.
     """
     path = existing(data)
     if path is None or not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
@@ -111,7 +110,7 @@ def arrays(data: str) -> Source | None:
         for name, to_image in chosen.items():
             codes = _read_labels(members, labels[name], images[name].shape[0])
             for image, code in zip(images[name].rows(), codes, strict=True):
-                yield Row(str(next(number)), _to_uint8(data, to_image(image)), code, splits.get(name))
+                yield Row(str(next(number)), to_image(image), code, splits.get(name))
 
     total = sum(images[name].shape[0] for name in chosen)
     if not total:
@@ -120,12 +119,14 @@ def arrays(data: str) -> Source | None:
     unused = [name for name in members if name not in used and name not in images]
     if unused:
         left_out = [*left_out, LeftOut("arrays that are neither images nor their labels", len(unused), unused[0])]
+    notes = [_channels_note(images[name].shape, data) for name in chosen]
     found = Findings(
         files={f"images of {name or 'the array'} ({images[name].dtype})": images[name].shape[0] for name in chosen},
         left_out=tuple(left_out),
         unused=tuple(name for name in images if name not in chosen),
         splits_from=f"the arrays {listed(list(splits))}" if splits else BY_CONTENT,
         labels_from=listed(sorted(filter(None, labels.values()))),
+        notes=tuple(dict.fromkeys(filter(None, notes))),
     )
     key = f"arrays {listing_key([path], path.parent)}"
     return Source(data, key, total, rows, size=natural_size(rows()), found=found)
@@ -200,29 +201,51 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _channels_last(data: str, images: _Member) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """What makes (H, W) or (H, W, C) of a row; images of uint8, bool or floats."""
+    """What makes (H, W) or (H, W, C) of a row; images of bytes, of other whole numbers or of floats."""
     shape, dtype = images.shape, images.dtype
     if 0 in shape[1:]:
         raise DataError(f"--data {data}: images of shape {shape[1:]} have no pixels")
-    if dtype not in (bool, np.uint8) and not np.issubdtype(dtype, np.floating):
-        raise DataError(f"--data {data}: images of type {dtype}; uint8, or floats in [0, 1], are needed")
     if (size := prod(shape[1:]) * dtype.itemsize) > _MAX_IMAGE:
         raise DataError(f"--data {data}: an image of shape {shape[1:]} has {size:,} bytes, more than {_MAX_IMAGE:,}")
-    if len(shape) == 3 or shape[-1] in (1, 3, 4):
-        return lambda image: image
-    if shape[1] in (1, 3, 4):
-        return lambda image: image.transpose(1, 2, 0)
-    raise DataError(f"--data {data}: an array of shape {shape} has no axis of 1, 3 or 4 channels")
+    scale = np.uint8(255 if dtype.kind == "b" else 1)
+
+    def own_type(image: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(image * scale if dtype.kind == "b" else image)
+
+    if len(shape) == 3 or channel_axis(data, shape) == 3:
+        return own_type
+    return lambda image: own_type(image.transpose(1, 2, 0))
 
 
-def _to_uint8(data: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    low, high = pixels.min(), pixels.max()
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        raise DataError(f"--data {data}: floating-point images must be in [0, 1], not [{low}, {high}]; scale them")
-    scaled = pixels * 255.0
-    return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+def _channels_note(shape: tuple[int, ...], data: str) -> str:
+    """Which axis has been taken for that of an unusual number of channels."""
+    axis = channel_axis(data, shape) if len(shape) == 4 else 3
+    if len(shape) == 3 or shape[axis] in (1, 3, 4):
+        return ""
+    return f"channels: {shape[axis]}, the {'last' if axis == 3 else 'second'} axis of the array {shape}"
+
+
+def channel_axis(data: str, shape: tuple[int, ...]) -> int:
+    """The axis of an array of images of four axes that has the channels: 3 of (N, H, W, C), 1 of (N, C, H, W).
+
+    It is the one of 1, 3 or 4, else the one that leaves square images, else the shorter one.
+
+    Raises:
+        DataError: it may be either.
+    """
+    _, first, middle, last = shape
+    usual = [axis for axis in (3, 1) if shape[axis] in (1, 3, 4)]
+    if usual:
+        return usual[0]
+    square = [axis for axis, others in ((3, (first, middle)), (1, (middle, last))) if others[0] == others[1]]
+    if len(square) == 1:
+        return square[0]
+    if first != last:
+        return 3 if last < first else 1
+    raise DataError(
+        f"--data {data}: an array of shape {shape} may be (N, H, W, C) or (N, C, H, W); crop or pad the images to "
+        "another width than the number of channels"
+    )
 
 
 def _labels_name(members: dict[str, _Member], images: str) -> str:

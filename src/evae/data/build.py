@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from io import BufferedWriter
@@ -17,13 +17,14 @@ from rich.filesize import decimal
 
 from evae.console import console, progress
 from evae.data.account import Account, LeftOut
+from evae.data.decode import Channels
 from evae.data.images import Split
 from evae.data.labels import NO_LABEL, encode
 from evae.data.levels import Levels, Scaling, too_dark
 from evae.data.record import DamagedStoreError, FileRecord, Record
 from evae.data.rows import Source, listed
 from evae.data.sources import absolute
-from evae.data.workers import Decoded, Plan, decode_all
+from evae.data.workers import Decoded, Plan, Tally, check_width, decode_all
 from evae.errors import DataError
 from evae.files import replace, temporary_folder
 
@@ -80,7 +81,7 @@ def check_bad_images(bad: Sequence[str], skip_bad: bool, noun: str = "image") ->
 
 
 class _Writer:
-    """Appends the images of one split, with three channels; ``finish`` keeps one channel where all are grey."""
+    """Appends the images of one split, grey ones with three channels; ``finish`` keeps one where all are grey."""
 
     def __init__(self, file: BufferedWriter) -> None:
         self.file, self.path = file, Path(file.name)
@@ -116,11 +117,13 @@ class _Pass(NamedTuple):
     skipped: list[str]
     unread: list[str]
     levels: Levels
-    colour: int
-    cropped: int
+    width: int
+    tally: Tally
 
 
-def build_images(source: Source, size: int, crop: int | None, skip_bad: bool, folder: Path) -> Record:
+def build_images(
+    source: Source, size: int, crop: int | None, channels: Channels, skip_bad: bool, folder: Path
+) -> Record:
     """Decode the images of a source into a folder, and write its record.
 
     Raises:
@@ -128,11 +131,11 @@ def build_images(source: Source, size: int, crop: int | None, skip_bad: bool, fo
     """
     _check_space(source, size, folder)
     scaling = Scaling()
-    found = _decode(source, Plan(size, crop, scaling), skip_bad, folder)
+    found = _decode(source, Plan(size, crop, scaling, channels), skip_bad, folder)
     wanted = found.levels.scaling(source.name)
     if wanted != scaling:  # known only after all images were seen
         scaling = wanted
-        found = _decode(source, Plan(size, crop, scaling), skip_bad, folder)
+        found = _decode(source, Plan(size, crop, scaling, channels), skip_bad, folder)
     for split, writer in found.writers.items():
         if not writer.images:
             skipped = found.skipped
@@ -141,12 +144,14 @@ def build_images(source: Source, size: int, crop: int | None, skip_bad: bool, fo
     images = [image for writer in found.writers.values() for image in writer.images]
     labels, class_names = encode([image.label for image in images], source.class_names)
     files, start = dict[str, FileRecord](), 0
+    is_grey = found.width == 3 and channels != "rgb" and (channels == "grey" or not found.tally.colour)
+    number = 1 if is_grey else found.width
     for writer in found.writers.values():
-        files |= writer.finish(size, not found.colour, labels[start : start + len(writer.images)])
+        files |= writer.finish(size, is_grey, labels[start : start + len(writer.images)])
         start += len(writer.images)
     record = Record(
         source=absolute(source.name),
-        image_shape=(3 if found.colour else 1, size, size),
+        image_shape=(number, size, size),
         count={split: len(writer.images) for split, writer in found.writers.items()},
         class_names=class_names,
         fingerprint=found.fingerprint,
@@ -154,7 +159,7 @@ def build_images(source: Source, size: int, crop: int | None, skip_bad: bool, fo
         unread=tuple(found.unread),
         transform={"size": size, "crop": crop},
         scaling=scaling,
-        account=_account(source, found, labels, class_names, scaling),
+        account=_account(source, found, labels, class_names, scaling, channels, number),
         files=files,
     )
     record.write(folder)
@@ -176,7 +181,10 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
     fingerprint = blake2b(source.key.encode() if source.stream else b"", digest_size=16)
     if plan.scaling.bytes != 1:
         fingerprint.update(b"0 and 1")
-    skipped, unread, levels, colour, cropped = list[str](), list[str](), Levels(), 0, 0
+    if plan.channels != "auto":
+        fingerprint.update(plan.channels.encode())
+    skipped, unread, levels, tally = list[str](), list[str](), Levels(), Tally()
+    shape: tuple[str, int] | None = None  # name and channels of the first image
     first: tuple[Split, Decoded, NDArray[np.uint8]] | None = None  # for a split that the split by content left empty
     splits_here: tuple[Split, ...] = ("holdout",) if source.stream else ("train", "holdout")
     with ExitStack() as files, progress() as bar:
@@ -188,8 +196,11 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
             unread += chunk.unread
             check_bad_images(skipped, skip_bad)
             levels.add(chunk.levels)
-            colour, cropped = colour + chunk.colour, cropped + chunk.cropped
-            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, 3, plan.size, plan.size)
+            tally.add(chunk.tally)
+            if chunk.images:
+                shape = shape or (chunk.images[0].name, chunk.width)
+                check_width(shape, chunk.images[0].name, chunk.width)
+            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, chunk.width or 3, plan.size, plan.size)
             chunk.path.unlink()
             for image, its_pixels in zip(chunk.images, pixels, strict=True):
                 by_content: Split = "holdout" if int.from_bytes(image.digest) % 10 == 0 else "train"  # one in ten
@@ -202,11 +213,17 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
         if first is not None:
             empty = [split for split, writer in writers.items() if not writer.images]
             writers[empty[0] if len(empty) == 1 else first[0]].add(*first[1:])
-    return _Pass(writers, fingerprint.hexdigest(), skipped, unread, levels, colour, cropped)
+    return _Pass(writers, fingerprint.hexdigest(), skipped, unread, levels, shape[1] if shape else 3, tally)
 
 
 def _account(
-    source: Source, found: _Pass, labels: NDArray[np.int64], class_names: tuple[str, ...], scaling: Scaling
+    source: Source,
+    found: _Pass,
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    scaling: Scaling,
+    channels: Channels,
+    number: int,
 ) -> Account:
     """What was found in a source."""
     codes, numbers = np.unique(labels[labels != NO_LABEL], return_counts=True)
@@ -225,13 +242,32 @@ def _account(
         classes=dict(zip(names, numbers.tolist(), strict=True)),
         unlabelled=int((labels == NO_LABEL).sum()),
         values=found.levels.described(scaling),
-        channels=3 if found.colour else 1,
-        colour=found.colour,
-        cropped=found.cropped,
+        channels=number,
+        colour=found.tally.colour if number in (3, 4) else 0,
+        cropped=found.tally.cropped,
         duplicates=int(np.isin(digests[1], digests[0]).sum()) if len(digests) == 2 else 0,
-        notes=about.notes,
+        notes=(*about.notes, *_notes(found, channels, number)),
         warnings=(*about.doubts, *filter(None, [dark]), *many),
     )
+
+
+def _notes(found: _Pass, channels: Channels, number: int) -> Iterator[str]:
+    """What was done to colours, and what is lost of values and channels."""
+    tally, total = found.tally, sum(len(writer.images) for writer in found.writers.values())
+    if loss := found.levels.loss():
+        yield f"values: {loss}"
+    if tally.profiled:
+        yield f"colours: {tally.profiled:,} of {total:,} images converted to sRGB by their ICC profiles"
+    if number == 4 and channels == "rgba":
+        none = "; alpha is 255 everywhere, so --channels rgba is of no use" if not tally.transparent else ""
+        yield f"alpha: {tally.transparent:,} of {total:,} images are transparent{none}"
+    elif tally.transparent:
+        yield f"alpha: {tally.transparent:,} of {total:,} images laid over white; --channels rgba keeps alpha"
+    if tally.partial:
+        yield (
+            f"channels: {tally.partial:,} of {total:,} TIFF files have channels or pages that are not read; grey pages "
+            "and .npy arrays can have any number"
+        )
 
 
 def _lost(found: _Pass, labels: NDArray[np.int64]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.account import LeftOut
-from evae.data.decode import BadImageError, UnreadableError, shorter_side
+from evae.data.decode import BadImageError, Channels, UnreadableError, shorter_side
 from evae.data.factors import Factors
 from evae.data.images import Images, Split
 from evae.data.labels import Label
@@ -41,7 +41,7 @@ class Reference:
     roots: tuple[str, ...]
 
 
-Payload = Path | Reference | bytes | NDArray[np.uint8]  # a file, its content, or pixels
+Payload = Path | Reference | bytes | NDArray[Any]  # a file, its content, or pixels
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class StreamOptions:
     skip_bad: bool
     scaling: Scaling | None
     class_names: tuple[str, ...]
+    channels: Channels = "auto"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Source:
         return "image" if self.numbers is None else "row"
 
 
-def read_content(payload: Payload) -> bytes | NDArray[np.uint8]:
+def read_content(payload: Payload) -> bytes | NDArray[Any]:
     """The encoded image or the pixels of a payload.
 
     Raises:

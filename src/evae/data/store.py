@@ -18,6 +18,7 @@ from evae.console import console, warn
 from evae.data.account import Account, warned
 from evae.data.build import build_images, build_once, check_bad_images, left_out, usable
 from evae.data.cache import cache_folder
+from evae.data.decode import Channels
 from evae.data.factors import Factors
 from evae.data.images import Images, ImageSet, Split, Subset
 from evae.data.levels import Scaling
@@ -31,7 +32,7 @@ from evae.errors import ConfigError, DataError, RunError
 OnBadImage = Literal["skip", "error"]
 
 MAX_IMAGE_SIZE = 4096
-_VERSION = 4  # of the files in a store; another version is another folder
+_VERSION = 5  # of the files in a store; another version is another folder
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ class ImageOptions:
             error.
         image_column: column of images of Parquet and Arrow files and of the hub, where there are several (default:
             told when they are decoded).
+        channels: grey, rgb or rgba, which keeps alpha as the fourth channel, 255 for images without it; auto: grey
+            where all images are, else rgb, transparent ones over white; arrays and TIFF files of other numbers of
+            channels as they are.
     """
 
     image_size: int | None = None
     crop: int | None = None
     on_bad_image: OnBadImage = "skip"
     image_column: str | None = None
+    channels: Channels = "auto"
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ def open_store(
     image_column: str | None = None,
     show_account: bool = False,
     columns: Columns | None = None,
+    channels: Channels = "auto",
 ) -> Store:
     """The images, or rows, of ``data``, decoded first if the cache does not have them; then the account is printed.
 
@@ -140,6 +146,7 @@ def open_store(
         show_account: print the account also where the images were decoded before.
         columns: of rows: those of a model, to be selected and standardised by; None: all that are not constant, by the
             mean and standard deviation of the training rows.
+        channels: of the images, see ``ImageOptions``.
 
     Raises:
         ConfigError: an option is not valid.
@@ -147,16 +154,20 @@ def open_store(
     """
     check_transform(image_size, crop)
     skip_bad = checks.one_of("on_bad_image", on_bad_image, get_args(OnBadImage)) == "skip"
+    checks.one_of("channels", channels, get_args(Channels))
     source = _with_column(find_source(named(data)), image_column)
     if source.numbers is None and columns is not None:
         raise DataError(f"--data {source.name} has images, and the model takes rows of numbers")
     if source.numbers is None:
         size = source.size if image_size is None else image_size
         crop = source.crop if crop is None else crop
-        key, build = [_VERSION, source.key, size, crop], partial(build_images, source, size, crop, skip_bad)
+        key: list[object] = [_VERSION, source.key, size, crop, channels]
+        build = partial(build_images, source, size, crop, channels, skip_bad)
     else:
-        if (image_size, crop) != (None, None):
-            raise ConfigError(f"--data {source.name} has rows of numbers; --image-size and --crop are for images")
+        if (image_size, crop, channels) != (None, None, "auto"):
+            raise ConfigError(
+                f"--data {source.name} has rows of numbers; --image-size, --crop and --channels are for images"
+            )
         key, build = [_VERSION, source.key], partial(build_rows, source, skip_bad)
     folder = cache_folder() / blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
     try:
@@ -176,7 +187,7 @@ def open_store(
         return _rows(source, record, folder, record.columns, columns)
     shape, scaling = record.image_shape, record.scaling
     train = ImageSet(folder, "train", (record.count.get("train", 0), *shape))
-    options = StreamOptions(shape, crop, skip_bad, scaling, record.class_names)
+    options = StreamOptions(shape, crop, skip_bad, scaling, record.class_names, channels)
     return Store(
         source=source.name,
         train=source.stream(options) if source.stream else train,

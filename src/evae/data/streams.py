@@ -180,12 +180,12 @@ class StreamedImages(Images):
         for number in chain(range(index, start + count), range(start, index)):
             try:
                 cell = content if number == index else self._fetched(group).result()[number - start].as_py()
-                image = decode(
-                    read_content(payload(cell, self._roots)), size, self._options.crop, self._options.scaling
-                )
-                if len(image) <= channels:
+                options = self._options
+                taken = read_content(payload(cell, self._roots))
+                image = decode(taken, size, options.crop, options.scaling, options.channels)
+                if len(image) in (1, channels):
                     return image
-                raise BadImageError("is in colour, but all hold-out images are grey")
+                raise BadImageError(f"has {len(image)} channels, but all hold-out images have {channels}")
             except BadImageError as error:
                 if not self._options.skip_bad:
                     raise DataError(f"training image {number} {error} (--on-bad-image skip replaces it)") from error

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from evae.data.decode import BadImageError, Decoder, UnreadableError
+from evae.data.decode import BadImageError, Channels, Decoder, Seen, UnreadableError
 from evae.data.images import Split
 from evae.data.labels import Label
 from evae.data.levels import Levels, Scaling
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     size: int
     crop: int | None
     scaling: Scaling
+    channels: Channels = "auto"
 
 
 class Decoded(NamedTuple):
@@ -42,6 +44,30 @@ class Decoded(NamedTuple):
     digest: bytes  # see ``decode.Decoder``
 
 
+@dataclass
+class Tally:
+    """How many images are in colour, cropped by more than a third, transparent, converted to sRGB, read in part."""
+
+    colour: int = 0
+    cropped: int = 0
+    transparent: int = 0
+    profiled: int = 0
+    partial: int = 0
+
+    def count(self, seen: Seen) -> None:
+        """One more image."""
+        self.colour += seen.is_colour
+        self.cropped += seen.kept < _CROPPED
+        self.transparent += seen.is_transparent
+        self.profiled += seen.is_profiled
+        self.partial += seen.is_partial
+
+    def add(self, other: "Tally") -> None:
+        """Take in other images of the same data set."""
+        for name, number in vars(other).items():
+            setattr(self, name, getattr(self, name) + number)
+
+
 class Chunk(NamedTuple):
     """Some images of a source, in its order, after decoding.
 
@@ -51,8 +77,8 @@ class Chunk(NamedTuple):
         bad: "name reason" of each undecodable image.
         unread: the files among them that cannot be read now.
         levels: their values.
-        colour: how many are in colour.
-        cropped: how many lost more than a third.
+        width: channels of the pixels, 3 of grey images, too.
+        tally: how many images are of each kind.
     """
 
     path: Path
@@ -60,8 +86,18 @@ class Chunk(NamedTuple):
     bad: list[str]
     unread: list[str]
     levels: Levels
-    colour: int
-    cropped: int
+    width: int
+    tally: Tally
+
+
+def check_width(first: tuple[str, int], name: str, width: int) -> None:
+    """Raise DataError unless an image has as many channels as the first one, a name and its width."""
+    if first[1] != width:
+        channels = [{3: "1 or 3"}.get(number, str(number)) for number in (first[1], width)]
+        raise DataError(
+            f"{first[0]} has {channels[0]} channels and {name} has {channels[1]}; all images of a data set need "
+            "the same number (--channels grey reads the first page of a TIFF file alone)"
+        )
 
 
 def decode_all(source: Source, plan: Plan, folder: Path) -> Iterator[Chunk]:
@@ -103,7 +139,7 @@ def _decode_chunk(rows: list[Row], plan: Plan, path: Path, parent: int) -> Chunk
         _end_with(parent)
     pixels = np.empty((len(rows), 3, plan.size, plan.size), np.uint8)
     images, bad, unread = list[Decoded](), list[str](), list[str]()
-    decoder, colour, cropped = Decoder(plan.size, plan.crop, plan.scaling), 0, 0
+    decoder, tally, width = Decoder(plan.size, plan.crop, plan.scaling, plan.channels), Tally(), 0
     for row in rows:
         try:
             decoded = decoder(read_content(row.payload))
@@ -114,13 +150,17 @@ def _decode_chunk(rows: list[Row], plan: Plan, path: Path, parent: int) -> Chunk
             continue
         except DataError as error:
             raise DataError(f"image {row.name} {error}") from error
+        own = 3 if len(decoded) == 1 else len(decoded)
+        if not images and own != 3:
+            pixels = np.empty((len(rows), own, plan.size, plan.size), np.uint8)
+        width = width or own
+        check_width((images[0].name if images else row.name, width), row.name, own)
         pixels[len(images)] = decoded
-        colour += len(decoded) > 1
-        cropped += decoder.kept < _CROPPED
-        images.append(Decoded(row.name, row.label, row.split, decoder.digest))
+        tally.count(decoder.last)
+        images.append(Decoded(row.name, row.label, row.split, decoder.last.digest))
     with path.open("wb") as file:
         file.write(pixels[: len(images)].data)
-    return Chunk(path, images, bad, unread, decoder.levels, colour, cropped)
+    return Chunk(path, images, bad, unread, decoder.levels, width, tally)
 
 
 def _path(row: Row) -> str:

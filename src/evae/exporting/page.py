@@ -41,11 +41,11 @@ class Shown:
 
 
 def check_page(model: VAE) -> None:
-    """Raise ConfigError unless a page can show the model's images: square, grey or RGB."""
+    """Raise ConfigError unless a page can show the model's images: square, grey, RGB or RGBA."""
     shape = model.image_shape
-    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+    if len(shape) != 3 or shape[0] not in (1, 3, 4) or shape[1] != shape[2]:
         raise ConfigError(
-            f"--page shows square images of 1 or 3 channels, and this model's are of shape {shape}; "
+            f"--page shows square images of 1, 3 or 4 channels, and this model's are of shape {shape}; "
             "export without --page writes the networks"
         )
 

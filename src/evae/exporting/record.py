@@ -18,6 +18,11 @@ _MEANINGS: dict[str, dict[str, Any]] = {
     "normal": {"law": "independent draws of the standard normal distribution"},
 }
 
+_TRANSPARENCY = {
+    False: "composited onto white",
+    True: "alpha is the fourth channel; resized with colours multiplied by alpha; white where alpha is 0",
+}
+
 
 def record_of(
     model: VAE, graphs: Iterable[Graph], preparation: dict[str, Any], prior: str, on_sphere: bool
@@ -66,8 +71,10 @@ def preprocessing_of(rule: Preprocessing) -> dict[str, Any]:
     channels, size = rule.image_shape[0], rule.image_shape[-1]
     return {
         "orientation": "upright, as the EXIF orientation says",
-        "transparency": "composited onto white",
+        "colours": "converted to sRGB where an ICC profile is embedded",
+        "transparency": _TRANSPARENCY[channels == 4],
         "byte_factor": 1 if rule.scaling is None else rule.scaling.bytes,
+        "white_of_16_bits": 65535 if rule.scaling is None else rule.scaling.words,
         "crop": "the centre square" if rule.crop is None else f"the centre square of {rule.crop} pixels",
         "crop_pixels": rule.crop,
         "size": size,

@@ -9,6 +9,7 @@ from typing import Any
 from docstring_parser import parse
 from huggingface_hub import EvalResult, ModelCardData
 
+from evae import figures
 from evae.data import Account
 from evae.data.builtin import ON_HUB
 from evae.metrics.legend import legend
@@ -157,4 +158,4 @@ def _data(run: Published) -> list[str]:
 
 def _size(run: Published) -> list[str]:
     channels, height, width = run.model.image_shape
-    return [f"{width}x{height} pixels", "grey" if channels == 1 else f"{channels} channels"]
+    return [f"{width}x{height} pixels", figures.kind(channels)]

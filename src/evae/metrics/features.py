@@ -15,6 +15,7 @@ from evae.console import console
 from evae.errors import ConfigError, DataError, first_line
 from evae.imports import import_object
 from evae.metrics.folding import fold
+from evae.metrics.image import over_white
 from evae.metrics.inception import load_inception, load_weights
 
 _BATCH = 50  # images per forward pass; Inception resizes them to 299x299, which takes a gigabyte
@@ -56,11 +57,16 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Finite features (N, F) of 8-bit images (N, 1 or 3, H, W), double precision, on the CPU; else a DataError."""
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+        """Finite features (N, F) of 8-bit images (N, C, H, W), double precision, on the CPU; else a DataError.
+
+        C is 1, 3, or 4 with alpha: these are laid over white. The user's own network takes any other number, too.
+        """
+        if images.ndim == 4 and images.shape[1] == 4 and images.dtype == torch.uint8:
+            images = (over_white(images.float() / 255) * 255).round().byte()
+        if images.ndim != 4 or images.dtype != torch.uint8 or (images.shape[1] not in (1, 3) and not self.is_own):
             raise DataError(
-                f"{self.name} takes 8-bit grey or colour images (N, C, H, W), not {images.dtype} of shape "
-                f"{tuple(images.shape)}"
+                f"{self.name} takes 8-bit grey or colour images (N, C, H, W), with or without alpha, not "
+                f"{images.dtype} of shape {tuple(images.shape)}; --features module:callable can take others"
             )
         return torch.cat([self._features(part.to(self.device)) for part in images.split(self.batch)])
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from evae import figures
 from evae.console import console
 from evae.data import ImageSet, Store, to_float
 from evae.files import write_atomically
@@ -85,6 +86,7 @@ def report(
         title=type(model).__name__ + (f" on {config['data']}" if store else ""),
         run=run,
         model=model,
+        kind=figures.kind(model.image_shape[0]),
         weights=sum(p.numel() for p in model.parameters()),
         store=store,
         account=replace(store.account, source=pages.data_name(store.account.source)) if store else None,

@@ -9,10 +9,12 @@ from torch import Tensor
 from evae.columns import Columns
 from evae.console import console, progress, warn
 from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
+from evae.data.decode import Channels
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
 from evae.models import VAE
 from evae.models.pretrained import read_columns
+from evae.rounding import counted
 from evae.runs.checkpoints import trained_images
 from evae.runs.folder import RunFolder
 from evae.runs.preprocessing import Preprocessing, RecolouredSet, cached_scaling
@@ -32,9 +34,10 @@ def own_images(run: RunFolder, on_bad_image: OnBadImage = "skip") -> Store:
     if config["data"] == UNPUBLISHED:
         raise DataError(f"the images {run} was trained on were not published")
     size, crop = _transform(run)
-    columns = read_columns(run.path)
+    channels: Channels = config.get("channels") or "auto"
+    columns, column = read_columns(run.path), config.get("image_column")
     try:
-        store = open_store(config["data"], size, crop, on_bad_image, config.get("image_column"), columns=columns)
+        store = open_store(config["data"], size, crop, on_bad_image, column, columns=columns, channels=channels)
         store = store.split_validation(config.get("validation") or 0.0, config.get("seed") or 0)
     except DataError as error:
         what = "images" if columns is None else "rows"
@@ -60,18 +63,20 @@ def images_for(run: RunFolder, model: VAE, data: str | None, options: ImageOptio
             raise DataError(f"{error}; --data names others") from error
     elif model.is_row:
         size, crop = options.image_size, options.crop
-        store = open_store(data, size, crop, options.on_bad_image, options.image_column, columns=columns_of(model))
+        columns, column, channels = columns_of(model), options.image_column, options.channels
+        store = open_store(data, size, crop, options.on_bad_image, column, columns=columns, channels=channels)
     else:
         size, crop = transform_for(run, model, options)
-        store = open_store(data, size, crop, options.on_bad_image, options.image_column)
+        channels = channels_for(run, model, options)
+        store = open_store(data, size, crop, options.on_bad_image, options.image_column, channels=channels)
     if model.is_row or store.columns is not None:
         check_kind(store.columns is not None, model, store.source)
         return store
-    (_, size, _), (channels, expected, _) = store.image_shape, model.image_shape
+    (_, size, _), (taken, expected, _) = store.image_shape, model.image_shape
     if size != expected:
         sizes = f"resized to {size}x{size}, the model expects {expected}x{expected}"
         raise DataError(f"{store.source} is {sizes}; use --image-size {expected}")
-    return store if store.image_shape[0] == channels else _recoloured(store, channels)
+    return store if store.image_shape[0] == taken else _recoloured(store, taken)
 
 
 def columns_of(model: VAE) -> Columns:
@@ -104,7 +109,7 @@ def check_kind(has_rows: bool, model: VAE, source: str) -> None:
 def _recoloured(store: Store, channels: int) -> Store:
     """The images with another number of channels, which ``transform`` tells."""
     had = store.image_shape[0]
-    if not isinstance(store.train, ImageSet) or store.validation is not None:
+    if {had, channels} != {1, 3} or not isinstance(store.train, ImageSet) or store.validation is not None:
         raise DataError(f"{store.source} has {had} channels, the model expects {channels}")
     console.print(f"--data {store.source}: converted from {had} to {channels} channels", soft_wrap=True)
     return replace(
@@ -131,6 +136,26 @@ def transform_for(run: RunFolder, model: VAE, options: ImageOptions) -> tuple[in
     return size, crop
 
 
+def channels_for(run: RunFolder, model: VAE, options: ImageOptions) -> Channels:
+    """How images that are not the run's own are read: as those of the run; RGBA by a model of 4 channels.
+
+    Raises:
+        ConfigError: the options ask for another number than the model takes.
+        RunError: config.yaml is damaged.
+    """
+    taken = model.image_shape[0]
+    number = {"grey": 1, "rgb": 3, "rgba": 4}.get(options.channels, taken)
+    if number != taken:
+        raise ConfigError(
+            f"--channels {options.channels} gives {counted(number, 'channel')}, and the model takes {taken}; "
+            "leave it out"
+        )
+    if options.channels != "auto" or taken == 4:
+        return "rgba" if taken == 4 else options.channels
+    own: Channels = (run.config().get("channels") or "auto") if run.is_run else "auto"
+    return own
+
+
 def preprocessing(run: RunFolder, model: VAE) -> Preprocessing:
     """What the run does to images: its crop and size, the model's channels, and its training images' scale of values.
 
@@ -149,7 +174,7 @@ def preprocessing(run: RunFolder, model: VAE) -> Preprocessing:
             scaling = own_images(run).scaling
         except DataError as error:
             warn(f"{error}; pixel values are taken as they are")
-    return Preprocessing(model.image_shape, crop, scaling)
+    return Preprocessing(model.image_shape, crop, scaling, channels_for(run, model, ImageOptions()))
 
 
 def _transform(run: RunFolder) -> tuple[int | None, int | None]:

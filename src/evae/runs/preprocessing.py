@@ -14,13 +14,14 @@ from evae.console import progress, warn
 from evae.data import ImageSet
 from evae.data.account import warned
 from evae.data.cache import cache_folder
-from evae.data.decode import SUFFIXES, BadImageError, Decoder
+from evae.data.decode import SUFFIXES, BadImageError, Channels, Decoder
 from evae.data.levels import Levels, Scaling
 from evae.data.record import DamagedStoreError, Record
 from evae.data.rows import Row, Source, existing, listed, read_content
 from evae.data.sources import find_source
-from evae.data.workers import Decoded, Plan, decode_all
+from evae.data.workers import Decoded, Plan, check_width, decode_all
 from evae.errors import ConfigError, DataError
+from evae.rounding import counted
 
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # weights of R, G and B: Pillow's, of 2**16
 
@@ -30,14 +31,21 @@ class Preprocessing:
     """How images become what a model takes.
 
     Args:
-        image_shape: (C, S, S) of the model.
+        image_shape: (C, S, S) of the model; C = 0: as many channels as the images have, 3 of grey ones.
         crop: side of the centre square in the images' own pixels; None: the shorter side.
-        scaling: how values become 8 bits; None: floating-point images are scaled by their own range.
+        scaling: how values become 8 bits; None: floating-point and 16-bit images are scaled by their own range.
+        channels: how images are read; alpha is kept where C is 4.
     """
 
     image_shape: tuple[int, ...]
     crop: int | None = None
     scaling: Scaling | None = None
+    channels: Channels = "auto"
+
+    @property
+    def reading(self) -> Channels:
+        """``channels``, or what a model of 4 channels needs."""
+        return "rgba" if self.image_shape[0] == 4 else self.channels
 
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as 8-bit (C, S, S).
@@ -47,27 +55,30 @@ class Preprocessing:
         """
         channels, size, _ = self.image_shape
         try:
-            pixels = Decoder(size, self.crop, self.scaling)(read_content(file))
+            pixels = Decoder(size, self.crop, self.scaling, self.reading)(read_content(file))
         except BadImageError as error:
             raise DataError(f"{file} {error}") from error
         except DataError as error:
-            raise DataError(f"{file} is smaller than the run's crop of {self.crop} pixels") from error
-        return recoloured(pixels, channels)
+            raise DataError(f"{file} {str(error).replace('; lower --crop', ', that of the run')}") from error
+        return recoloured(pixels, channels, str(file))
 
     def load_all(self, source: Source, found: "Found") -> Iterator[tuple[list[Decoded], NDArray[np.uint8]]]:
         """All images of a source, some at a time, as 8-bit (N, C, S, S); ``found`` collects what else is known."""
         channels, size, _ = self.image_shape
-        plan = Plan(size, self.crop, self.scaling or Scaling())
+        plan = Plan(size, self.crop, self.scaling or Scaling(), self.reading)
+        first: tuple[str, int] | None = None
         with TemporaryDirectory(prefix="evae-") as folder, progress() as bar:
             task = bar.add_task(f"decoding {source.name}", total=source.count)
             for chunk in decode_all(source, plan, Path(folder)):
-                pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, 3, size, size)
+                pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, chunk.width or 3, size, size)
                 chunk.path.unlink()
                 found.levels.add(chunk.levels)
                 found.bad += chunk.bad
                 bar.advance(task, len(chunk.images) + len(chunk.bad))
                 if chunk.images:
-                    yield chunk.images, recoloured(pixels, channels)
+                    first = first or (chunk.images[0].name, chunk.width)
+                    check_width(first, chunk.images[0].name, chunk.width)
+                    yield chunk.images, recoloured(pixels, channels or chunk.width, f"--data {source.name}")
 
     def check_levels(self, source: Source, levels: Levels) -> None:
         """Warn where the values of a source would have become 8 bits by another rule, had it been trained on.
@@ -78,6 +89,11 @@ class Preprocessing:
         own, used = levels.scaling(source.name), self.scaling or Scaling()
         bytes_differ = "8-bit" in levels.images and own.bytes != used.bytes
         floats_differ = "floating-point" in levels.images and own.floats != used.floats
+        if own.words > used.words:
+            warn(
+                f"--data {source.name}: 16-bit values up to {levels.word:,} are cut at {used.words:,}, the white of "
+                "the images the model was trained on; scale them first"
+            )
         if bytes_differ or floats_differ:
             what, factor = ("8-bit", used.bytes) if bytes_differ else ("floating-point", used.floats)
             warn(
@@ -99,13 +115,19 @@ class Found:
     bad: list[str] = field(default_factory=list)
 
 
-def recoloured(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+def recoloured(pixels: NDArray[np.uint8], channels: int, source: str = "the images") -> NDArray[np.uint8]:
     """Images (..., C, H, W) with another number of channels: grey repeated, colour to grey by Pillow's luma.
 
     The luma of grey in three channels is that grey.
+
+    Raises:
+        DataError: neither number is 1 or 3.
     """
-    if pixels.shape[-3] == channels:
+    had = pixels.shape[-3]
+    if had == channels:
         return pixels
+    if {had, channels} != {1, 3}:
+        raise DataError(f"{source}: images have {counted(had, 'channel')}, and the model takes {channels}")
     if pixels.shape[-3] == 1:
         return np.broadcast_to(pixels, (*pixels.shape[:-3], channels, *pixels.shape[-2:]))
     weighed = pixels.astype(np.uint32) * LUMA[:, None, None]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from evae.data.decode import Channels
 from evae.records import MAX_WHOLE, Count, Finite, RecordError, Share, as_type, opened, parse_json, read_bytes
 from evae.yaml_files import MAX_BYTES, compose, construct
 
@@ -81,6 +82,7 @@ class _Settings:
     image_size: _Length | None = None
     crop: _Length | None = None
     image_column: str | None = None
+    channels: Channels | None = None
     validation: Share | None = None
     seed: Annotated[int, Meta(ge=0, le=MAX_WHOLE)] | None = None
 

@@ -86,7 +86,13 @@ def train(
     with _quiet(not fabric.is_global_zero), arithmetic(compute.precision), seeded(recipe.seed):
         _check_before_decoding(fabric, folder, model, settings)
         store = open_store(
-            data, images.image_size, images.crop, images.on_bad_image, images.image_column, show_account=True
+            data,
+            images.image_size,
+            images.crop,
+            images.on_bad_image,
+            images.image_column,
+            show_account=True,
+            channels=images.channels,
         )
         store = store.split_validation(recipe.validation, recipe.seed)
         network = _build(model, store, settings)

@@ -64,11 +64,11 @@ function picture(canvas, values, number = 0) {
   canvas.width = canvas.height = size;
   const image = new ImageData(size, size), start = number * channels * pixels;
   for (let i = 0; i < pixels; i++) {
-    for (let c = 0; c < 3; c++) {
-      const plane = channels === 3 ? c : 0;
-      image.data[4 * i + c] = Math.round(255 * values[start + plane * pixels + i]); // clamped to 0..255
+    for (let c = 0; c < 4; c++) {
+      const plane = channels === 1 ? 0 : c;
+      const value = c === 3 && channels !== 4 ? 1 : values[start + plane * pixels + i];
+      image.data[4 * i + c] = Math.round(255 * value); // clamped to 0..255
     }
-    image.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
@@ -267,13 +267,15 @@ function buildInterpolation() {
 
 class Unusable extends Error {}
 
+const planes = channels === 4 ? 4 : 3; // of an image before it is prepared
 const LARGEST = 4096; // side of what is drawn at the image's own size; browsers limit canvases
 
-// The pixels (RGB) of the part of an image that its centre square is computed from, on white, and the square in them.
+// The pixels of the part of an image that its centre square is computed from, and the square in them: RGB on white, or
+// RGBA with colours multiplied by alpha, as they are resized.
 async function opened(file) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "default" });
   } catch {
     throw new Unusable(`${file.name || "This"} is no image that your browser can read.`);
   }
@@ -291,18 +293,26 @@ async function opened(file) {
   canvas.width = Math.round(w * scale);
   canvas.height = Math.round(h * scale);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
+  if (planes === 3) {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
   context.imageSmoothingEnabled = scale < 1;
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, x0, y0, w, h, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const found = context.getImageData(0, 0, canvas.width, canvas.height);
-  const rgb = new Uint8ClampedArray(3 * found.width * found.height), factor = record.preprocessing.byte_factor;
-  for (let i = 0; i < found.width * found.height; i++)
-    for (let c = 0; c < 3; c++) rgb[3 * i + c] = factor * found.data[4 * i + c];
+  const values = new Uint8ClampedArray(planes * found.width * found.height), factor = record.preprocessing.byte_factor;
+  for (let i = 0; i < found.width * found.height; i++) {
+    const alpha = found.data[4 * i + 3];
+    for (let c = 0; c < 3; c++) {
+      const value = found.data[4 * i + c];
+      values[planes * i + c] = planes === 4 ? product(value, alpha) : factor * value;
+    }
+    if (planes === 4) values[4 * i + 3] = alpha;
+  }
   const box = { left: (left - x0) * scale, top: (top - y0) * scale, side: side * scale };
-  return { rgb, width: found.width, height: found.height, box };
+  return { values, width: found.width, height: found.height, box };
 }
 
 // Weights of Pillow's bilinear filter, in units of 2**-22, for each of the outputs along one axis.
@@ -322,31 +332,43 @@ function weightsOf(length, start, side) {
 const byte = sum => Math.min(255, Math.max(0, Math.floor((sum + 2 ** 21) / 2 ** 22)));
 
 // As Pillow resizes 8-bit images: along rows, rounded, then along columns.
-function resized({ rgb, width, height, box }) {
+function resized({ values, width, height, box }) {
   const across = weightsOf(width, box.left, box.side), down = weightsOf(height, box.top, box.side);
-  const wide = new Uint8Array(3 * size * height), small = new Uint8Array(3 * pixels);
+  const wide = new Uint8Array(planes * size * height), small = new Uint8Array(planes * pixels);
   for (let y = 0; y < height; y++)
     across.forEach(({ first, weights }, x) => {
-      for (let c = 0; c < 3; c++) {
+      for (let c = 0; c < planes; c++) {
         let sum = 0;
-        weights.forEach((weight, k) => { sum += weight * rgb[3 * (y * width + first + k) + c]; });
-        wide[3 * (y * size + x) + c] = byte(sum);
+        weights.forEach((weight, k) => { sum += weight * values[planes * (y * width + first + k) + c]; });
+        wide[planes * (y * size + x) + c] = byte(sum);
       }
     });
   down.forEach(({ first, weights }, y) => {
-    for (let i = 0; i < 3 * size; i++) {
+    for (let i = 0; i < planes * size; i++) {
       let sum = 0;
-      weights.forEach((weight, k) => { sum += weight * wide[3 * size * (first + k) + i]; });
-      small[3 * size * y + i] = byte(sum);
+      weights.forEach((weight, k) => { sum += weight * wide[planes * size * (first + k) + i]; });
+      small[planes * size * y + i] = byte(sum);
     }
   });
   return small;
 }
 
+// As Pillow multiplies two bytes that stand for fractions, in integers.
+function product(a, b) {
+  const scaled = a * b + 128;
+  return ((scaled >> 8) + scaled) >> 8;
+}
+
+// Colours that were multiplied by alpha, divided by it again; white where nothing is seen.
 function prepared(rgb) {
   const input = new Float32Array(channels * pixels), [r, g, b] = record.preprocessing.luma;
   for (let i = 0; i < pixels; i++) {
-    if (channels === 3)
+    if (channels === 4) {
+      const alpha = rgb[4 * i + 3];
+      input[3 * pixels + i] = alpha / 255;
+      for (let c = 0; c < 3; c++)
+        input[c * pixels + i] = alpha ? Math.min(255, Math.floor(255 * rgb[4 * i + c] / alpha)) / 255 : 1;
+    } else if (channels === 3)
       for (let c = 0; c < 3; c++) input[c * pixels + i] = rgb[3 * i + c] / 255;
     else input[i] = ((r * rgb[3 * i] + g * rgb[3 * i + 1] + b * rgb[3 * i + 2] + 32768) >>> 16) / 255;
   }
@@ -424,6 +446,7 @@ function failed(error) {
 
 async function start() {
   if (size <= 32) document.body.classList.add("pixels");
+  if (channels === 4) document.body.classList.add("transparent");
   try {
     await load();
     listen();
