@@ -124,7 +124,7 @@ def reference(name, prior, z, w, spread):
         return float(mpmath.log(mpmath.quad(integrand, points)))
 
 
-SLOW = {"logistic", "triangular", "triweight", "biweight"}  # beside a Gaussian prior: seconds of mpmath
+SLOW = {"logistic", "triangular", "triweight", "biweight", "student"}  # beside a Gaussian prior: seconds of mpmath
 
 
 @pytest.mark.parametrize(
