@@ -88,9 +88,7 @@ class TestTables:
         assert found.names == ("angle", "kind", "whole", "is_new")
         assert found.is_class == (False, True, True, True)
         values = found.of(["a.png", "b.png", "other.png"])
-        assert values == pytest.approx(
-            np.array([[np.nan, 1, 1, 0], [0.5, 0, 0, 1], [np.nan] * 4]), nan_ok=True
-        )
+        assert values == pytest.approx(np.array([[np.nan, 1, 1, 0], [0.5, 0, 0, 1], [np.nan] * 4]), nan_ok=True)
 
     def test_rows_are_numbered_without_names_and_other_columns_left_out(self, tmp_path):
         path = tmp_path / "images.parquet"

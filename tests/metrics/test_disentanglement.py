@@ -100,7 +100,9 @@ class TestGap:
 
     def test_error_is_the_standard_deviation_over_samples(self):
         drawn = [(factors(400, seed), seed) for seed in range(30)]
-        gaps, errors = zip(*(mutual_information_gap(codes(v, "rotated", s), v, IS_CLASS) for v, s in drawn), strict=True)
+        gaps, errors = zip(
+            *(mutual_information_gap(codes(v, "rotated", s), v, IS_CLASS) for v, s in drawn), strict=True
+        )
         assert 0.6 < np.mean(errors) / np.std(gaps, ddof=1) < 1.7
 
     def test_few_images_have_no_error(self):

@@ -120,6 +120,18 @@ class TestPage:
             assert expected in page.text
         assert "bars of the mean divergence" in page.images[-1]["alt"]
 
+    def test_traversals_are_of_the_latents_that_tell_most_of_factors(self, copied, undrawn):
+        information = [[0.1, 0.02], [0.0, 0.5], [0.3, 0.2]]
+        factors = Section("factors", "", (), {}, {"factors": ["size", "x<b>"], "information": information})
+        page = Page(report(evaluated(copied, factors)))
+        assert re.findall(r"(z\d, \S+ [\d.]+, \S+ [\d.]+): from", page.text) == [
+            "z1, x<b> 0.50, size 0.00",
+            "z2, size 0.30, x<b> 0.20",
+            "z0, size 0.10, x<b> 0.02",
+        ]
+        other = replace(factors, details=factors.details | {"information": information[:2]})
+        assert "whose codes vary most" in Page(report(evaluated(copied, other))).text
+
     def test_validation_images_have_curves(self, blobs, tmp_path):
         options = {"epochs": 2, "batch_size": 16, "image_size": 16, "accelerator": "cpu", "validation": 0.25}
         page = Page(report(train(blobs, tmp_path / "run", partial(EVAE, latent_dim=3), **options)))

@@ -1,4 +1,4 @@
-"""Factors of images: what each of them shows in numbers and classes, of generated data or of a table beside the data."""
+"""Factors of images: what each of them shows in numbers and classes, generated or from a table beside the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -55,9 +55,7 @@ def _measure(context: Context, options: Options) -> Measured:
     return Measured(numbers, {"train_count": len(train), "count": len(rows)}, details)
 
 
-def _chosen(
-    images: Images, factors: Factors, most: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _chosen(images: Images, factors: Factors, most: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices of at most so many images of which a factor is known, in order, and the values of all their factors."""
     values = factors.of(images.names)
     known = np.flatnonzero(np.isfinite(values).any(1) & ~np.isin(np.arange(len(values)), list(images.bad)))

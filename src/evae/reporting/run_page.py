@@ -98,7 +98,7 @@ def report(
         panels=charts.training_panels(run, model),
         fitted=model.read_prior(),
         **_NOTHING | (_of_rows if model.is_row else _of_images)(model, store, found, seed, shares),
-        shares=shares,
+        tells=[_told(latent) for latent in shares] if shares else (),
         rates=sorted(rates, reverse=True),
         legend=legend,
     )
@@ -120,6 +120,11 @@ def _shares(evaluation: Evaluation | None, found: Survey | None) -> list[dict[st
         return None
     latents = (dict(zip(names, row, strict=True)) for row in rows)
     return [dict(sorted(latent.items(), key=lambda item: -item[1])) for latent in latents]
+
+
+def _told(latent: dict[str, float]) -> str:
+    """The three factors that a latent tells most of."""
+    return ", ".join(f"{name} {share:.2f}" for name, share in list(latent.items())[:3])
 
 
 def _of_images(
