@@ -91,7 +91,7 @@ class TestGap:
         assert Information(mutual[:1, :1], np.array([4.0])).gap == pytest.approx(0.75)
 
     def test_bias_in_small_samples(self):
-        """As docs/factors.md has it: below 0.03 from 0 for noise and from 1 for a perfect code, at 500 and 1,000 images."""
+        """Less than 0.03 from 0 for noise and from 1 for a perfect code, as docs/factors.md says."""
         for count in (500, 1000):
             for kind, exact in (("noise", 0), ("perfect", 1)):
                 drawn = [(factors(count, seed), seed) for seed in range(5)]

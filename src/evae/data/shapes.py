@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evae.data.factors import Factors
+from evae.data.images import Split
 from evae.data.rows import Findings, Row, Source
 
 SHAPES = ("square", "ellipse", "heart")
@@ -79,7 +80,7 @@ def shapes() -> Source:
 
     def rows() -> Iterator[Row]:
         for i, (shape, *place) in enumerate(factors.tolist()):
-            split = "train" if i < _COUNT - _HELD_OUT else "holdout"
+            split: Split = "train" if i < _COUNT - _HELD_OUT else "holdout"
             yield Row(str(i), render(int(shape), *place), int(shape), split)
 
     found = Findings(

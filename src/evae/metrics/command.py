@@ -120,7 +120,7 @@ def evaluate(
     count = samples or len(store.holdout)
     if tails is not None:
         check_enough(tails, len(store.holdout), count)
-    known = table or store.factors
+    known = store.factors if table is None else table
     options = Options(latents, repeats, likelihood, extractor, count, probes, fitted, model.is_row, tails, known)
     name = RESULTS if data is None else _file_name(run, store)
     remove_leftovers(run.path)

@@ -67,9 +67,10 @@ def mutual_information_gap(
         MIG = (1/K) Σ_k (I(z_j*; v_k) - max_{j ≠ j*} I(z_j; v_k)) / H(v_k),   j* = argmax_j I(z_j; v_k)
 
     1 where every factor is a function of one latent, and no other latent says anything of it; 0 where no factor has one
-    latent that says more than any other. Chen et al. take z from the posteriors, with their noise; here, as in Locatello
-    et al. (ICML 2019), each image has one code, and z is discrete (``mutual_information``). Factors with one known value
-    do not count. The error is that of a jackknife over 20 groups of images, NaN where there are fewer than 40 images.
+    latent that says more than any other. Chen et al. take z from the posteriors, with their noise; here, as in
+    Locatello et al. (ICML 2019), each image has one code, and z is discrete (``mutual_information``). Factors with one
+    known value do not count. The error is that of a jackknife over 20 groups of images, NaN where there are fewer than
+    40 images.
     """
     gaps = _information(codes, factors, is_class, bins, np.arange(len(codes)) % _GROUPS).gap
     error = (_GROUPS - 1) / math.sqrt(_GROUPS) * gaps[1:].std(ddof=1) if len(codes) >= 2 * _GROUPS else math.nan
@@ -174,9 +175,9 @@ def dci(
 
     Each factor is predicted from all latents by gradient boosting, scikit-learn's ``GradientBoostingRegressor`` of
     numbers and ``GradientBoostingClassifier`` of classes, with its defaults (trees of depth 3, learning rate 0.1). The
-    importance R_jk of latent j for factor k is the model's: the fraction of the reduction of its training loss by splits
-    of that latent. Eastwood and Williams use lasso and random forests; Locatello et al. (ICML 2019) this, with all
-    factors as classes. The informativeness of factor k, at most 1, is that of test images,
+    importance R_jk of latent j for factor k is the model's: the fraction of the reduction of its training loss by
+    splits of that latent. Eastwood and Williams use lasso and random forests; Locatello et al. (ICML 2019) this, with
+    all factors as classes. The informativeness of factor k, at most 1, is that of test images,
 
         1 - Σ (v - v̂)²/Σ (v - v̄)²    of numbers, v̄ the mean of the training values,
         1 - errors/errors of the most frequent class    of classes,

@@ -33,7 +33,7 @@ def _measure(context: Context, options: Options) -> Measured:
     if min(len(train), len(rows)) < _LEAST:
         warn(
             f"no measures of factors: {len(train):,} training and {len(rows):,} hold-out images of {store.source} have "
-            f"any, and {_LEAST} are needed; names of images are such as {ascii(store.holdout.names[0])}"
+            f"any, and {_LEAST} are needed; names of images are such as {store.holdout.names[0]!a}"
         )
         return Measured()
     codes = torch.cat([model.code(q).cpu() for _, q in context.batches("factors")]).double().numpy()[rows]
