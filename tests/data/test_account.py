@@ -375,10 +375,11 @@ class TestValues:
         (tmp_path / "d").mkdir()
         for i in range(12):
             Image.fromarray(picture(i, np.uint16, 4095)).save(tmp_path / "d" / f"{i}.png")
-        open_store(tmp_path / "d", 12)
-        message = said(capsys)
-        assert "warning: --data" in message
-        assert "the brightest pixel of 255 is only 15" in message
+        store = open_store(tmp_path / "d", 12)
+        assert store.scaling.words == 4095
+        assert "times 255/4,095" in (message := said(capsys))
+        assert "8 bits are kept" in message
+        assert "the brightest pixel" not in message
 
     def test_what_is_cropped_away(self, tmp_path, capsys):
         (tmp_path / "d").mkdir()

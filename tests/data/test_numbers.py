@@ -150,7 +150,9 @@ def test_constant_columns_alone(tmp_path):
 
 def test_options_of_images_are_not_for_rows():
     for option in ({"image_size": 16}, {"crop": 3}):
-        with pytest.raises(ConfigError, match="has rows of numbers; --image-size and --crop are for images"):
+        with pytest.raises(
+            ConfigError, match="has rows of numbers; --image-size, --crop and --channels are for images"
+        ):
             open_store(VALUES, **option)
 
 

@@ -353,10 +353,10 @@ class TestArrays:
         [
             (np.zeros((3, 4)), "too few rows"),
             (np.zeros(3), "no array of images, .* nor of rows of numbers"),
-            (np.zeros((3, 8, 8), np.int64), "images of type int64"),
-            (np.full((3, 8, 8), 7.0), r"must be in \[0, 1\]"),
-            (np.full((3, 8, 8), np.nan), r"must be in \[0, 1\]"),
-            (np.zeros((3, 8, 8, 7), np.uint8), "no axis of 1, 3 or 4 channels"),
+            (np.full((3, 8, 8), -1, np.int64), "whole numbers from -1 to -1, beyond 16 bits"),
+            (np.full((3, 8, 8), 700.0), r"scale them to \[0, 1\] or \[0, 255\]"),
+            (np.full((3, 8, 8), np.nan), "some pixels are no numbers"),
+            (np.zeros((3, 8, 8, 8), np.uint8), "may be .* or"),
             (np.zeros((0, 8, 8), np.uint8), "has no images"),
         ],
     )

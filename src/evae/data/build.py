@@ -265,7 +265,7 @@ def _notes(found: _Pass, channels: Channels, number: int) -> Iterator[str]:
         yield f"alpha: {tally.transparent:,} of {total:,} images laid over white; --channels rgba keeps alpha"
     if tally.partial:
         yield (
-            f"channels: {tally.partial:,} of {total:,} TIFF files have channels or pages that are not read; grey pages "
+            f"channels: {tally.partial:,} of {total:,} images have channels or pages that are not read; grey pages "
             "and .npy arrays can have any number"
         )
 

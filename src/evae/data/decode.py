@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from evae.data.colour import to_srgb
-from evae.data.levels import WORD, Levels, Scaling, white_of
+from evae.data.levels import WORD, Levels, Scaling
 from evae.errors import DataError, first_line
 from evae.rounding import counted
 
@@ -73,7 +73,7 @@ class Decoder:
     Args:
         size: height and width of the results.
         crop: side of the centre square in the images' own pixels; None: the shorter side.
-        scaling: how values become 8 bits; None: each image is scaled by its own range, but for 8-bit values.
+        scaling: how values become 8 bits; None: floating-point images are scaled by their own range.
         channels: "auto": transparent images are laid over white, and arrays and TIFF files of other numbers of
             channels keep theirs; "grey" and "rgb": of TIFF files the first page, over white; "rgba": alpha, too.
     """
@@ -124,8 +124,7 @@ class Decoder:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         if self.channels == "rgba" and channels != 4:
             raise DataError(
-                f"is of an array of {counted(channels, 'channel')}, and alpha, of --channels rgba and of models of 4 "
-                "channels, is the fourth"
+                f"has {counted(channels, 'channel')} and no alpha, which --channels rgba and models of 4 channels need"
             )
         if channels not in (1, 3, 4):
             if self.channels != "auto":
@@ -220,7 +219,7 @@ class Decoder:
         largest = (white - low if is_inverse else high) * WORD // white
         self.levels.count("16-bit")
         self.levels.word = max(self.levels.word, largest)
-        words = white_of(largest) if self.scaling is None else self.scaling.words
+        words = WORD if self.scaling is None else self.scaling.words
 
         def to_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
             values = pixels.astype(np.int64)

@@ -33,7 +33,7 @@ class Preprocessing:
     Args:
         image_shape: (C, S, S) of the model; C = 0: as many channels as the images have, 3 of grey ones.
         crop: side of the centre square in the images' own pixels; None: the shorter side.
-        scaling: how values become 8 bits; None: floating-point and 16-bit images are scaled by their own range.
+        scaling: how values become 8 bits; None: floating-point images are scaled by their own range.
         channels: how images are read; alpha is kept where C is 4.
     """
 

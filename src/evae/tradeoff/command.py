@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from evae import checks
 from evae.benchmark.cell import folder_of
@@ -11,6 +12,7 @@ from evae.benchmark.cells import Cell, cells_of
 from evae.benchmark.command import check_failures, check_folder, compute_cells
 from evae.benchmark.spec import read_spec
 from evae.console import Console, console
+from evae.data.decode import Channels
 from evae.data.sources import find_source
 from evae.errors import ConfigError, DataError, RunError
 from evae.files import write_atomically
@@ -41,6 +43,7 @@ def tradeoff(
     latent_dim: int = 64,
     batch_size: int = 100,
     image_size: int | None = None,
+    channels: Channels = "auto",
     seeds: int = 1,
     spec: Path | None = None,
     workers: int = 1,
@@ -64,6 +67,7 @@ def tradeoff(
         latent_dim: latent dimensions of every model.
         batch_size: images per step.
         image_size: side in pixels that images are resized to; default: as for evae train.
+        channels: of the images; as for evae train.
         seeds: runs of each point, over which means are taken.
         spec: a spec as for evae benchmark, whose grids of models are the curves, instead of data and the options
             above; tradeoff.yaml in the folder is the one to begin with.
@@ -87,7 +91,8 @@ def tradeoff(
     numbers = {"epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size, "seeds": seeds}
     if image_size is not None:
         numbers["image_size"] = image_size
-    text = _own_text(data, curves, numbers) if spec is None else None
+    own = {} if channels == "auto" else {"channels": checks.one_of("channels", channels, get_args(Channels))}
+    text = _own_text(data, curves, numbers, own) if spec is None else None
     if spec is not None and data is not None:
         raise ConfigError("--spec names the data, too; leave --data out")
     if data is not None and find_source(data).numbers is not None:
@@ -108,7 +113,7 @@ def tradeoff(
     return out
 
 
-def _own_text(data: str | None, curves: str, numbers: Mapping[str, int]) -> str:
+def _own_text(data: str | None, curves: str, numbers: Mapping[str, int], own: Mapping[str, Any]) -> str:
     if data is None:
         raise ConfigError("--data is missing: name the images as for evae train, or a --spec")
     chosen = list(dict.fromkeys(name.strip() for name in curves.split(",")))
@@ -116,7 +121,7 @@ def _own_text(data: str | None, curves: str, numbers: Mapping[str, int]) -> str:
         checks.one_of("curves", name, CURVES)
     for option, value in numbers.items():
         checks.whole_number(option, value)
-    return spec_text(data, chosen, **numbers)
+    return spec_text(data, chosen, **numbers, **own)
 
 
 def _finished(cells: Sequence[Cell], out: Path) -> list[tuple[Cell, Evaluation]]:

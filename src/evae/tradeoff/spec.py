@@ -27,7 +27,7 @@ CURVES: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
 )
 
 
-def spec_text(data: str, curves: Sequence[str], latent_dim: int, seeds: int, **train: int) -> str:
+def spec_text(data: str, curves: Sequence[str], latent_dim: int, seeds: int, **train: int | str) -> str:
     """The file of a benchmark whose cells are the points of the curves; ``train`` are other options of evae train.
 
     A prior is fitted to the codes of each run: under it every posterior with a density has a finite rate, also that of
