@@ -39,17 +39,23 @@ def runtime(root):
 
 @pytest.fixture(scope="module")
 def runs(root, blobs, _shared_cache):
-    """Runs on grey and colour images, and on a sphere."""
-    colour = root / "colour"
-    colour.mkdir()
-    for i in range(24):
-        photograph((30, 24), "RGB", i).save(colour / f"{i:02d}.png")
+    """Runs on grey, colour and transparent images, and on a sphere."""
+    colour, alpha = root / "colour", root / "alpha"
+    for folder, mode in ((colour, "RGB"), (alpha, "RGBA")):
+        folder.mkdir()
+        for i in range(24):
+            photograph((30, 24), mode, i).save(folder / f"{i:02d}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVAE_CACHE", str(_shared_cache))
         grey = trained(GaussianVAE, blobs, root / "runs" / "grey")
         fit_prior(grey, components=2)
         sphere = trained(HypersphericalVAE, blobs, root / "runs" / "sphere")
-        return {"grey": grey, "colour": trained(BoundedVAE, str(colour), root / "runs" / "colour"), "sphere": sphere}
+        return {
+            "grey": grey,
+            "colour": trained(BoundedVAE, str(colour), root / "runs" / "colour"),
+            "alpha": trained(GaussianVAE, str(alpha), root / "runs" / "alpha", channels="rgba"),
+            "sphere": sphere,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,28 @@ def shown(page, selector):
     script = "c => [c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
     size, *values = page.eval_on_selector(selector, script)
     return np.array(values).reshape(size, size, 4)[..., :3]
+
+
+def test_alpha_is_kept(ready, runs, tmp_path):
+    page = ready("alpha")
+    model = load_model(runs["alpha"])
+    for name in ("colour.png", "large.png", "transparent.png"):
+        path = tmp_path / name
+        path.write_bytes(IMAGES[name]())
+        page.set_input_files("#file", path)
+        page.wait_for_selector("#own:not([hidden])")
+        page.wait_for_timeout(500)
+        images = load_images(runs["alpha"], path)
+        for canvas, expected in {"#original": images, "#reconstruction": model.reconstruct(images)}.items():
+            pixels = (255 * expected[0]).round().permute(1, 2, 0).numpy()
+            script = "c => [c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+            size, *values = page.eval_on_selector(canvas, script)
+            seen = np.array(values).reshape(size, size, 4)
+            assert np.abs(seen[..., 3] - pixels[..., 3]).max() <= 1
+            # Canvases hold colours multiplied by alpha: what is seen of them is compared.
+            difference = (seen - pixels)[..., :3] * pixels[..., 3:] / 255
+            assert np.abs(difference).max() <= 2, (name, canvas)
+    assert page.problems == []
 
 
 def changed(page, selector, before):
