@@ -58,10 +58,10 @@ def train(
     The fields of the last five parameters are keywords, too: ``train("mnist5k", "runs/a", EVAE, epochs=3)``.
 
     Args:
-        data: mnist5k, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of images,
-            Parquet or Arrow files of images or of columns of numbers, a CSV file of numbers, an .npz or .npy file, or a
-            .txt file that lists image files. With hf-stream: before an id or a folder of Parquet files, training images
-            are read on demand instead of being decoded to the cache (experimental).
+        data: mnist5k, shapes, mnist, fashion_mnist, cifar10, celeba, a dataset id of the Hugging Face hub, a folder of
+            images, Parquet or Arrow files of images or of columns of numbers, a CSV file of numbers, an .npz or .npy
+            file, or a .txt file that lists image files. With hf-stream: before an id or a folder of Parquet files,
+            training images are read on demand instead of being decoded to the cache (experimental).
         out: the run folder to write.
         model: a family (see evae models) or an import path of your own, e.g. mypackage.nets.MyVAE; its hyperparameters
             are set by --model.NAME, e.g. --model.latent_dim 64.
