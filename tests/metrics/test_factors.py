@@ -1,6 +1,7 @@
 """The section "factors" of an evaluation: of a table beside the images, and of generated shapes."""
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,7 +70,8 @@ class TestEvaluate:
 
 @pytest.mark.slow
 def test_generated_shapes_have_their_own_factors(tmp_path):
-    out = train("shapes", tmp_path / "run", EVAE, epochs=1, image_size=16, accelerator="cpu")
+    model = partial(EVAE, latent_dim=3, networks="mlp")
+    out = train("shapes", tmp_path / "run", model, epochs=1, image_size=16, accelerator="cpu")
     result = evaluate(out, device="cpu", show=False)
     assert result["count"] == 1000
     assert list(numbers(result))[4:] == [f"informativeness, {name}" for name in FACTORS]
