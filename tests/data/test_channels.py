@@ -289,7 +289,23 @@ class TestPages:
                 assert np.array_equal(store.train.read(slice(0, 1))[0, channel], values)
         grey = open_store(tmp_path, 10, channels="grey")
         assert grey.image_shape == (1, 10, 10)
+        with Image.open(tmp_path / grey.train.names[0]) as file:
+            values = np.asarray(file)[:, 1:11] // (1 if dtype == np.uint8 else 257)
+        assert np.array_equal(grey.train.read(slice(0, 1))[0, 0], values)
         assert "9 of 9 images have channels or pages that are not read" in str(grey.account)
+
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
+    def test_of_all_compressions_and_turned(self, compression):
+        pages = self.pages(3)
+        content = encoded(
+            pages[0], "TIFF", save_all=True, append_images=pages[1:], compression=compression, tiffinfo={274: 3}
+        )
+        pixels = decode(content, 10)
+        assert np.array_equal(pixels, np.stack([np.asarray(page)[::-1, 10:0:-1] for page in pages]))
+        first = decode(content, 10, channels="grey")
+        assert np.array_equal(first[0], pixels[0])
+        one = encoded(pages[0], "TIFF", compression=compression)
+        assert np.array_equal(decode(one, 10)[0], np.asarray(pages[0])[:, 1:11])
 
     def test_beside_other_images(self, tmp_path):
         for i, count in enumerate([1, 1, 5]):

@@ -117,7 +117,8 @@ class Decoder:
         image = self._loaded(content)
         if image.format == "TIFF" and (pages := self._pages(image)):
             return self._planes(np.stack([np.asarray(page) for page in pages], -1))
-        return [self._as_wished(self._grey_or_rgb(image))]
+        is_plain_jpeg = image.format in ("JPEG", "MPO") and "exif" not in image.info
+        return [self._as_wished(self._grey_or_rgb(image if is_plain_jpeg else _upright(image)))]
 
     def _of_array(self, pixels: NDArray[Any]) -> list[Image.Image]:
         """(H, W) or (H, W, C)."""
@@ -152,7 +153,7 @@ class Decoder:
         return self._scaler_of_words(int(low), int(high))(pixels)
 
     def _loaded(self, content: bytes) -> Image.Image:
-        """The image, upright."""
+        """The image, not yet upright."""
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
         is_jpeg = image.format in ("JPEG", "MPO")
         if self.crop is None and is_jpeg and min(image.size) >= 4 * self.size:  # at a fraction of its size, faster
@@ -161,7 +162,7 @@ class Decoder:
         _check_size(image)
         image.load()
         _check_size(image)  # of an icon, which is that of the picture in it
-        return image if is_jpeg and "exif" not in image.info else _upright(image)
+        return image
 
     def _pages(self, image: Image.Image) -> list[Image.Image]:
         """The pages of a TIFF file that are channels: several grey ones of one size; none where there is one page."""
@@ -295,12 +296,14 @@ def _without_hidden(image: Image.Image) -> Image.Image:
 
 def _is_followed(image: Image.Image) -> bool:
     """Whether there is another page of the same size; smaller ones are previews."""
+    size = image.size
     try:
-        size = image.size
         image.seek(1)
-        return image.size == size
     except Exception:  # none, or damage beyond the first page
         return False
+    is_large = image.size == size
+    image.seek(0)
+    return is_large
 
 
 def _grey_pages(image: Image.Image) -> list[Image.Image]:
@@ -320,7 +323,6 @@ def _grey_pages(image: Image.Image) -> list[Image.Image]:
             raise ValueError(f"more than {_MAX_PAGES} pages, or than {_MAX_PIXELS:,} pixels in all of them")
         pages.append(_upright(image.copy()))
     image.seek(0)
-    image.load()
     return pages if len(pages) > 1 else []
 
 
