@@ -147,7 +147,7 @@ def test_pages_and_figures(run, tmp_path):
         ("push RUN me/it --out a --licence mit", "evae push is for images"),
         ("tradeoff --data TABLE --out a", "evae tradeoff is for images"),
         ("encode RUN --thumbnails true --out z.parquet", "--thumbnails is for images"),
-        ("train --data TABLE --out x --image-size 32", "--image-size and --crop are for images"),
+        ("train --data TABLE --out x --image-size 32", "--image-size, --crop and --channels are for images"),
         ("train --data TABLE --out x --model.networks rae", "rows of numbers take --model.networks mlp"),
         ("train --data TABLE --out x --batch-size 500", "larger than the 1"),
     ],

@@ -137,7 +137,7 @@ def test_a_prior_that_is_not_there(run, tmp_path, stubbed):
 
 def test_a_page_needs_square_images(tmp_path, stubbed):
     flat = {"encoder": nn.Flatten(), "decoder": nn.Sequential(nn.Linear(2, 128), nn.Unflatten(1, (1, 8, 16)))}
-    with pytest.raises(ConfigError, match="--page shows square images of 1 or 3 channels"):
+    with pytest.raises(ConfigError, match="--page shows square images of 1, 3 or 4 channels"):
         command.check_page(EVAE((1, 8, 16), latent_dim=2, **flat))
 
 

@@ -42,6 +42,10 @@ class BadImageError(DataError):
     """An image that cannot be decoded."""
 
 
+class SmallerThanCropError(DataError):
+    """An image of which no square of the crop's side can be cut."""
+
+
 class UnreadableError(BadImageError):
     """An image whose file cannot be read, perhaps only for a while."""
 
@@ -98,7 +102,9 @@ class Decoder:
         width, height = bands[0].size
         side = min(width, height) if self.crop is None else self.crop
         if side > min(width, height):
-            raise DataError(f"is {width}x{height}, smaller than the crop of {self.crop} pixels; lower --crop")
+            raise SmallerThanCropError(
+                f"is {width}x{height}, smaller than the crop of {self.crop} pixels; lower --crop"
+            )
         self.last.kept = side**2 / (width * height)
         size = self.size
         if (width, height) != (size, size) or side != size:
@@ -117,6 +123,7 @@ class Decoder:
         image = self._loaded(content)
         if image.format == "TIFF" and (pages := self._pages(image)):
             return self._planes(np.stack([np.asarray(page) for page in pages], -1))
+        image.load()  # the first page again, which turns a TIFF upright
         is_plain_jpeg = image.format in ("JPEG", "MPO") and "exif" not in image.info
         return [self._as_wished(self._grey_or_rgb(image if is_plain_jpeg else _upright(image)))]
 

@@ -14,7 +14,7 @@ from evae.console import progress, warn
 from evae.data import ImageSet
 from evae.data.account import warned
 from evae.data.cache import cache_folder
-from evae.data.decode import SUFFIXES, BadImageError, Channels, Decoder
+from evae.data.decode import SUFFIXES, Channels, Decoder, SmallerThanCropError
 from evae.data.levels import Levels, Scaling
 from evae.data.record import DamagedStoreError, Record
 from evae.data.rows import Row, Source, existing, listed, read_content
@@ -56,10 +56,10 @@ class Preprocessing:
         channels, size, _ = self.image_shape
         try:
             pixels = Decoder(size, self.crop, self.scaling, self.reading)(read_content(file))
-        except BadImageError as error:
-            raise DataError(f"{file} {error}") from error
+        except SmallerThanCropError as error:
+            raise DataError(f"{file} is smaller than the run's crop of {self.crop} pixels") from error
         except DataError as error:
-            raise DataError(f"{file} {str(error).replace('; lower --crop', ', that of the run')}") from error
+            raise DataError(f"{file} {error}") from error
         return recoloured(pixels, channels, str(file))
 
     def load_all(self, source: Source, found: "Found") -> Iterator[tuple[list[Decoded], NDArray[np.uint8]]]:
