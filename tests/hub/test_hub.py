@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from huggingface_hub import ModelCard
 from evae import VAE, fit_prior, load_model, pull, push, sample
 from evae.cli import main
 from evae.errors import DataError, RunError
-from evae.hub.public import check_no_paths
+from evae.hub.public import check_no_paths, public_evaluation
+from evae.metrics.factors import OF_FACTOR
 from evae.runs import RunFolder
-from evae.runs.evaluation import read_evaluation
+from evae.runs.evaluation import Number, Section, read_evaluation
 from evae.runs.images import own_images
 from tests.hub.server import TOKEN
 
@@ -119,6 +121,13 @@ class TestPush:
         push(run, NAME, out=tmp_path / "look", device="cpu")
         assert (tmp_path / "look" / "figures" / "samples.png").exists()
         assert not hub.received
+
+
+def test_names_of_factors_stay(run):
+    evaluation = read_evaluation(RunFolder(run))
+    factors = Section("factors", "key", (Number("mig", 0.1), Number(f"{OF_FACTOR}diagnosis", 0.2)))
+    kept = public_evaluation(replace(evaluation, sections=evaluation.sections | {"factors": factors}), "")
+    assert [number.name for number in kept.sections["factors"].numbers] == ["mig"]
 
 
 def test_a_path_among_hyperparameters_is_found(run):

@@ -14,10 +14,11 @@ from evae.data.cache import cache_folder
 from evae.data.hub import is_dataset_id
 from evae.data.streams import PREFIX
 from evae.errors import RunError
+from evae.metrics.factors import OF_FACTOR
 from evae.models.fitted import FittedPrior
 from evae.outputs import data_of
 from evae.runs import RunFolder
-from evae.runs.evaluation import Evaluation
+from evae.runs.evaluation import Evaluation, Section
 from evae.runs.images import UNPUBLISHED
 
 _OF_DATA = ("image_column",)  # settings that name a part of the data
@@ -42,12 +43,14 @@ def public_config(run: RunFolder, name: str) -> dict[str, Any]:
 
 
 def public_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
-    """The evaluation with the public name of its data, and without the details of measurements of one's own."""
-    kept = {
-        name: replace(section, details={k: v for k, v in section.details.items() if k in _DETAILS})
-        for name, section in evaluation.sections.items()
-    }
+    """The evaluation with the public name of its data, without the user's own details and names of factors."""
+    kept = {name: _public_section(section) for name, section in evaluation.sections.items()}
     return replace(evaluation, data=data or UNPUBLISHED, sections=kept)
+
+
+def _public_section(section: Section) -> Section:
+    numbers = tuple(number for number in section.numbers if not number.name.startswith(OF_FACTOR))
+    return replace(section, numbers=numbers, details={k: v for k, v in section.details.items() if k in _DETAILS})
 
 
 def public_prior(prior: FittedPrior, data: str) -> FittedPrior:

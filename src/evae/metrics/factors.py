@@ -17,6 +17,7 @@ from evae.runs.images import BATCH
 
 _MAX_TRAIN, _MAX_HOLDOUT = 2_000, 10_000  # images to fit to, and to measure on
 _LEAST = 50  # of each split
+OF_FACTOR = "informativeness, "  # before the name of a factor
 
 
 def _measure(context: Context, options: Options) -> Measured:
@@ -46,7 +47,7 @@ def _measure(context: Context, options: Options) -> Measured:
         Number("completeness", score.completeness, better="higher"),
         Number("informativeness", float(known.mean()) if len(known) else np.nan, better="higher"),
         *(
-            Number(f"informativeness, {name}", float(value), better="higher")
+            Number(OF_FACTOR + name, float(value), better="higher")
             for name, value in zip(factors.names, score.informativeness, strict=True)
         ),
     ]
