@@ -1,6 +1,6 @@
 """Networks of the user's: an import path, a function or a module; how JSON records them; building without images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from copy import deepcopy
@@ -83,8 +83,12 @@ def as_json(name: str, value: Any) -> Any:
     return _OBJECT + path.replace(":", ".")
 
 
-def check_buildable(model: Callable[[ImageShape], nn.Module], image_size: int | None) -> None:
-    """Build the model for RGB or grey images, and discard it; the caller's modules and random numbers stay as they are.
+def check_buildable(
+    model: Callable[[ImageShape], nn.Module], image_size: int | None, channels: Sequence[int] = (3, 1)
+) -> None:
+    """Build the model for images of one of these numbers of channels, and discard it.
+
+    The caller's modules and random numbers stay as they are.
 
     ``image_size`` None tries 64, then 32, then rows of 8 numbers. ConfigError if it can be built for none; nothing is
     checked where it holds a module that cannot be copied.
@@ -93,7 +97,7 @@ def check_buildable(model: Callable[[ImageShape], nn.Module], image_size: int | 
         what = f"an instance of {type(model).__name__}" if isinstance(model, nn.Module) else repr(model)
         raise ConfigError(f"model must be a class, or a function of the images' shape that makes a model, not {what}")
     sizes = (64, 32) if image_size is None else (image_size,)
-    shapes: list[ImageShape] = [(channels, size, size) for size in sizes for channels in (3, 1)]
+    shapes: list[ImageShape] = [(number, size, size) for size in sizes for number in channels]
     errors = []
     for shape in [*shapes, *([] if image_size else [(8,)])]:
         try:
