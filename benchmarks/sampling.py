@@ -31,7 +31,7 @@ def median_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> di
 
 
 def kernels(draws: int, rounds: int, device: str) -> None:
-    """Ten kernels, one number a draw."""
+    """All kernels, one number a draw."""
     calls = sampling_calls(draws, device)
     seconds = median_seconds({name: synchronised(call, device) for name, call in calls.items()}, rounds)
     print("| | ns a draw | ratio to randn | ratio to rand |\n| --- | --- | --- | --- |")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evae.data.factors import read_table
+from evae.data.factors import key_of, read_table
 from evae.errors import DataError
 
 _MAX_CLASSES = 1000  # of a column of texts; with more they are no classes
@@ -52,7 +52,7 @@ def of_file(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         DataError: it cannot be read, or has none of the images.
     """
     table = read_table(path, "--columns")
-    key = next((name for name in ("file", "index") if name in table.column_names), None)
+    key = key_of(table)
     if key is None:
         raise DataError(f"--columns {path} has no column file or index, which would tell the images' rows")
     places = {str(name): row for row, name in enumerate(table[key].to_pylist())}

@@ -24,7 +24,7 @@ from evae.data.levels import Levels, Scaling, too_dark
 from evae.data.record import DamagedStoreError, FileRecord, Record
 from evae.data.rows import Source, listed
 from evae.data.sources import absolute
-from evae.data.workers import Decoded, Plan, Tally, check_width, decode_all
+from evae.data.workers import Decoded, Plan, Tally, decode_all
 from evae.errors import DataError
 from evae.files import replace, temporary_folder
 
@@ -184,7 +184,7 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
     if plan.channels != "auto":
         fingerprint.update(plan.channels.encode())
     skipped, unread, levels, tally = list[str](), list[str](), Levels(), Tally()
-    shape: tuple[str, int] | None = None  # name and channels of the first image
+    width = 0  # channels of the images
     first: tuple[Split, Decoded, NDArray[np.uint8]] | None = None  # for a split that the split by content left empty
     splits_here: tuple[Split, ...] = ("holdout",) if source.stream else ("train", "holdout")
     with ExitStack() as files, progress() as bar:
@@ -197,12 +197,8 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
             check_bad_images(skipped, skip_bad)
             levels.add(chunk.levels)
             tally.add(chunk.tally)
-            if chunk.images:
-                shape = shape or (chunk.images[0].name, chunk.width)
-                check_width(shape, chunk.images[0].name, chunk.width)
-            pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, chunk.width or 3, plan.size, plan.size)
-            chunk.path.unlink()
-            for image, its_pixels in zip(chunk.images, pixels, strict=True):
+            width = width or chunk.width
+            for image, its_pixels in zip(chunk.images, chunk.take(plan.size), strict=True):
                 by_content: Split = "holdout" if int.from_bytes(image.digest) % 10 == 0 else "train"  # one in ten
                 split = image.split or by_content
                 fingerprint.update(split.encode() + image.digest)
@@ -213,7 +209,7 @@ def _decode(source: Source, plan: Plan, skip_bad: bool, folder: Path) -> _Pass:
         if first is not None:
             empty = [split for split, writer in writers.items() if not writer.images]
             writers[empty[0] if len(empty) == 1 else first[0]].add(*first[1:])
-    return _Pass(writers, fingerprint.hexdigest(), skipped, unread, levels, shape[1] if shape else 3, tally)
+    return _Pass(writers, fingerprint.hexdigest(), skipped, unread, levels, width or 3, tally)
 
 
 def _account(

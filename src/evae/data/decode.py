@@ -16,6 +16,7 @@ from evae.errors import DataError, first_line
 from evae.rounding import counted
 
 Channels = Literal["auto", "grey", "rgb", "rgba"]
+NUMBERS: dict[Channels, int] = {"grey": 1, "rgb": 3, "rgba": 4}  # of channels; "auto" leaves it to the images
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ico"}

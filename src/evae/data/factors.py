@@ -59,7 +59,7 @@ def read_factors(path: Path) -> Factors:
         DataError: it cannot be read, or has no column of factors.
     """
     table = read_table(path, "--factors")
-    key = next((name for name in _KEYS if name in table.column_names), None)
+    key = key_of(table)
     keys = map(str, range(len(table)) if key is None else table[key].to_pylist())
     columns = {name: _column(table[name]) for name in table.column_names if name not in _KEYS}
     found = {name: column for name, column in columns.items() if column is not None}
@@ -75,6 +75,11 @@ def read_table(path: Path, option: str) -> pa.Table:
         return pq.read_table(path) if path.suffix.lower() == ".parquet" else pyarrow.csv.read_csv(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{option} {path} cannot be read as CSV or Parquet ({first_line(error)})") from error
+
+
+def key_of(table: pa.Table) -> str | None:
+    """The column ``file`` or ``index``, which names the images; None where there is none."""
+    return next((name for name in _KEYS if name in table.column_names), None)
 
 
 def _column(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], bool] | None:

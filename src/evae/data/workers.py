@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
+from numpy.typing import NDArray
 
 from evae.data.decode import BadImageError, Channels, Decoder, Seen, UnreadableError
 from evae.data.images import Split
@@ -89,8 +90,14 @@ class Chunk(NamedTuple):
     width: int
     tally: Tally
 
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """The pixels (n, C, size, size), read from the file, which is deleted."""
+        pixels = np.fromfile(self.path, np.uint8).reshape(-1, self.width or 3, size, size)
+        self.path.unlink()
+        return pixels
 
-def check_width(first: tuple[str, int], name: str, width: int) -> None:
+
+def _check_width(first: tuple[str, int], name: str, width: int) -> None:
     """Raise DataError unless an image has as many channels as the first one, a name and its width."""
     if first[1] != width:
         channels = [{3: "1 or 3"}.get(number, str(number)) for number in (first[1], width)]
@@ -104,16 +111,21 @@ def decode_all(source: Source, plan: Plan, folder: Path) -> Iterator[Chunk]:
     """The images in order, decoded a few chunks ahead, by one process per available CPU.
 
     Raises:
-        DataError: an image cannot be used, or a process was killed.
+        DataError: an image cannot be used or has other channels than the first one, or a process was killed.
     """
     # Much of Pillow is Python: threads decode small images no faster than one, but start faster than processes.
     backend = "loky" if source.count >= _MANY else "threading"
     workers = Parallel(n_jobs=-1, backend=backend, batch_size=1, max_nbytes=None, return_as="generator")
     tasks = enumerate(_chunks(source.rows()))
+    first: tuple[str, int] | None = None  # name and channels of the first image
     try:
-        yield from workers(
-            delayed(_decode_chunk)(chunk, plan, folder / f"{number}.chunk", os.getpid()) for number, chunk in tasks
-        )
+        for chunk in workers(
+            delayed(_decode_chunk)(rows, plan, folder / f"{number}.chunk", os.getpid()) for number, rows in tasks
+        ):
+            if chunk.images:
+                first = first or (chunk.images[0].name, chunk.width)
+                _check_width(first, chunk.images[0].name, chunk.width)
+            yield chunk
     except BrokenProcessPool as error:
         raise DataError(
             "a process that decodes images was killed, as systems do where memory runs out; "
@@ -154,7 +166,7 @@ def _decode_chunk(rows: list[Row], plan: Plan, path: Path, parent: int) -> Chunk
         if not images and own != 3:
             pixels = np.empty((len(rows), own, plan.size, plan.size), np.uint8)
         width = width or own
-        check_width((images[0].name if images else row.name, width), row.name, own)
+        _check_width((images[0].name if images else row.name, width), row.name, own)
         pixels[len(images)] = decoded
         tally.count(decoder.last)
         images.append(Decoded(row.name, row.label, row.split, decoder.last.digest))

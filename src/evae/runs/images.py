@@ -9,7 +9,7 @@ from torch import Tensor
 from evae.columns import Columns
 from evae.console import console, progress, warn
 from evae.data import ImageOptions, Images, ImageSet, Store, open_store, to_float
-from evae.data.decode import Channels
+from evae.data.decode import NUMBERS, Channels
 from evae.data.store import OnBadImage
 from evae.errors import ConfigError, DataError, RunError
 from evae.models import VAE
@@ -144,7 +144,7 @@ def channels_for(run: RunFolder, model: VAE, options: ImageOptions) -> Channels:
         RunError: config.yaml is damaged.
     """
     taken = model.image_shape[0]
-    number = {"grey": 1, "rgb": 3, "rgba": 4}.get(options.channels, taken)
+    number = NUMBERS.get(options.channels, taken)
     if number != taken:
         raise ConfigError(
             f"--channels {options.channels} gives {counted(number, 'channel')}, and the model takes {taken}; "

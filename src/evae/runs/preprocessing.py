@@ -19,7 +19,7 @@ from evae.data.levels import Levels, Scaling
 from evae.data.record import DamagedStoreError, Record
 from evae.data.rows import Row, Source, existing, listed, read_content
 from evae.data.sources import find_source
-from evae.data.workers import Decoded, Plan, check_width, decode_all
+from evae.data.workers import Decoded, Plan, decode_all
 from evae.errors import ConfigError, DataError
 from evae.rounding import counted
 
@@ -66,18 +66,14 @@ class Preprocessing:
         """All images of a source, some at a time, as 8-bit (N, C, S, S); ``found`` collects what else is known."""
         channels, size, _ = self.image_shape
         plan = Plan(size, self.crop, self.scaling or Scaling(), self.reading)
-        first: tuple[str, int] | None = None
         with TemporaryDirectory(prefix="evae-") as folder, progress() as bar:
             task = bar.add_task(f"decoding {source.name}", total=source.count)
             for chunk in decode_all(source, plan, Path(folder)):
-                pixels = np.fromfile(chunk.path, np.uint8).reshape(-1, chunk.width or 3, size, size)
-                chunk.path.unlink()
+                pixels = chunk.take(size)
                 found.levels.add(chunk.levels)
                 found.bad += chunk.bad
                 bar.advance(task, len(chunk.images) + len(chunk.bad))
                 if chunk.images:
-                    first = first or (chunk.images[0].name, chunk.width)
-                    check_width(first, chunk.images[0].name, chunk.width)
                     yield chunk.images, recoloured(pixels, channels or chunk.width, f"--data {source.name}")
 
     def check_levels(self, source: Source, levels: Levels) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evae import checks
 from evae.console import console
 from evae.data import ImageOptions, Images, Store, absolute, open_store, to_float
-from evae.data.decode import Channels
+from evae.data.decode import NUMBERS, Channels
 from evae.data.memory import Data, named
 from evae.data.store import check_transform
 from evae.errors import ConfigError, DataError
@@ -37,7 +37,6 @@ from evae.training.ranks import StoppedElsewhereError
 from evae.training.settings import Compute, Logging, Recipe, RunOptions, Settings
 from evae.training.sharding import check_shardable
 
-_CHANNELS: dict[Channels, tuple[int, ...]] = {"auto": (3, 1), "grey": (1,), "rgb": (3,), "rgba": (4,)}
 _CHOSEN_BY_HOLDOUT = (
     "the best epoch is chosen by the hold-out {noun}s, which evae evaluate also measures; --validation 0.1 chooses it "
     "by held-back training {noun}s instead"
@@ -134,7 +133,8 @@ def _check_before_decoding(
             folder.check_free(settings.run.overwrite)
     check_transform(images.image_size, images.crop)
     with explain_memory_errors(recipe.batch_size):
-        check_buildable(model, images.image_size, _CHANNELS[checks.one_of("channels", images.channels, _CHANNELS)])
+        channels = checks.one_of("channels", images.channels, get_args(Channels))
+        check_buildable(model, images.image_size, (NUMBERS[channels],) if channels in NUMBERS else (3, 1))
 
 
 def _build(model: Callable[[ImageShape], VAE], store: Store, settings: Settings) -> VAE:
